@@ -1,0 +1,272 @@
+"""The description of a SegViT model, and the table of named variants.
+
+Sources: SegViT (arXiv 2210.05844), SegViTv2 (arXiv 2306.06289).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+HeadKind = Literal["cascade", "single", "shrunk"]
+Rgb = tuple[int, int, int]
+
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+_HALF_RANGE = (127.5, 127.5, 127.5)
+
+LANDCOVER_CLASSES: tuple[tuple[str, Rgb], ...] = (
+    ("water", (28, 92, 168)),
+    ("tree cover", (20, 110, 50)),
+    ("shrub and savanna", (158, 160, 62)),
+    ("grass", (176, 208, 120)),
+    ("crop", (236, 150, 60)),
+    ("barren", (214, 190, 150)),
+    ("snow and ice", (240, 245, 255)),
+)
+
+
+@dataclass(frozen=True)
+class SegViTConfig:
+    """Everything needed to build a SegViT, normalise its input and colour its output.
+
+    Sizes are in pixels, `tap_blocks` and `shrink_block` count encoder blocks from 0, `mean` and
+    `std` are RGB on the 0-255 scale.
+
+    Raises:
+        ValueError: if the fields contradict each other; the message names the field.
+    """
+
+    name: str
+    image_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    tap_blocks: tuple[int, ...]
+    decoder_dim: int
+    decoder_heads: int
+    decoder_layers: int
+    num_classes: int
+    head: HeadKind = "cascade"
+    shrink_block: int | None = None
+    patch_size: int = 16
+    mean: tuple[float, float, float] = _HALF_RANGE
+    std: tuple[float, float, float] = _HALF_RANGE
+    drop_path_rate: float = 0.0
+    stride: int | None = None
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    palette: tuple[Rgb, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.image_size <= 0 or self.image_size % self.patch_size:
+            raise self._invalid("image_size", f"a multiple of {self.patch_size}", self.image_size)
+        if self.embed_dim % self.num_heads:
+            raise self._invalid("embed_dim", f"a multiple of {self.num_heads} heads", self.embed_dim)
+        if self.decoder_dim % self.decoder_heads:
+            expected = f"a multiple of {self.decoder_heads} decoder heads"
+            raise self._invalid("decoder_dim", expected, self.decoder_dim)
+        taps = self.tap_blocks
+        if list(taps) != sorted(set(taps)) or not taps or not 0 <= taps[0] <= taps[-1] < self.depth:
+            raise self._invalid("tap_blocks", f"ascending blocks below depth {self.depth}", taps)
+        if not 1 <= self.num_classes <= 65535:
+            raise self._invalid("num_classes", "1 to 65535", self.num_classes)
+        if (self.head == "shrunk") != (self.shrink_block is not None):
+            raise self._invalid("shrink_block", "set exactly when head is 'shrunk'", self.shrink_block)
+        if self.shrink_block is not None and not 0 < self.shrink_block < self.depth:
+            raise self._invalid("shrink_block", f"1 to {self.depth - 1}", self.shrink_block)
+        for name in ("class_names", "palette"):
+            count = len(getattr(self, name))
+            if count not in (0, self.num_classes):
+                raise self._invalid(name, f"{self.num_classes} entries", f"{count} entries")
+        if not self.class_names:
+            numbered = tuple(f"class {i}" for i in range(self.num_classes))
+            object.__setattr__(self, "class_names", numbered)
+        if not self.palette:
+            object.__setattr__(self, "palette", distinct_palette(self.num_classes))
+
+    def _invalid(self, name: str, expected: str, got: object) -> ValueError:
+        return ValueError(f"config '{self.name}': {name} must be {expected}, got {got}")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of the training crop."""
+        return self.image_size // self.patch_size
+
+    def to_json(self) -> str:
+        """Return the config as one JSON object, readable by `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SegViTConfig:
+        """Return the config that `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is no such object.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{key: _as_tuple(value) for key, value in values.items()})
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"model config is not readable: {error}") from error
+
+    @classmethod
+    def from_mmseg(cls, model: Mapping[str, Any], name: str = "mmseg") -> SegViTConfig:
+        """Return the config of an mmsegmentation `model` dictionary of the SegViT family.
+
+        Raises:
+            ValueError: if the backbone or head type is not one of SegViT's, or the dictionary
+                asks for something no SegViT has (a final norm, another patch size than its own).
+        """
+        backbone, head = model["backbone"], model["decode_head"]
+        kinds: dict[str, HeadKind] = {
+            "ATMHead": "cascade",
+            "ATMSingleHead": "single",
+            "TPNATMHead": "shrunk",
+        }
+        if head["type"] not in kinds:
+            expected = ", ".join(kinds)
+            raise ValueError(f"mmseg decode_head type: expected one of {expected}, got {head['type']}")
+        if backbone.get("final_norm"):
+            raise ValueError("mmseg backbone: final_norm=True is not a SegViT; expected False")
+        image_size = backbone["img_size"]
+        image_size = image_size[0] if isinstance(image_size, Sequence) else image_size
+        vit_b = backbone["embed_dims"] == 768
+        return cls(
+            name=name,
+            image_size=image_size,
+            patch_size=backbone["patch_size"],
+            embed_dim=backbone["embed_dims"],
+            depth=backbone["num_layers"],
+            num_heads=backbone["num_heads"],
+            tap_blocks=tuple(backbone["out_indices"]),
+            decoder_dim=head["embed_dims"],
+            decoder_heads=head["num_heads"],
+            decoder_layers=head["num_layers"],
+            num_classes=head["num_classes"],
+            head=kinds[head["type"]],
+            shrink_block=backbone.get("shrink_idx"),
+            mean=_IMAGENET_MEAN if vit_b else _HALF_RANGE,
+            std=_IMAGENET_STD if vit_b else _HALF_RANGE,
+            drop_path_rate=backbone.get("drop_path_rate", 0.0),
+            stride=_first(model.get("test_cfg", {}).get("stride")),
+        )
+
+
+def distinct_palette(num_classes: int) -> tuple[Rgb, ...]:
+    """Return `num_classes` RGB colours, neighbours far apart in hue (golden-angle steps)."""
+    colours = []
+    for index in range(num_classes):
+        hue = index * 0.618033988749895 % 1.0
+        saturation, value = 0.55 + 0.15 * (index % 4), 0.95 - 0.15 * (index // 4 % 3)
+        red, green, blue = colorsys.hsv_to_rgb(hue, min(saturation, 1.0), value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colours)
+
+
+def find_variant(name: str) -> SegViTConfig:
+    """Return the named variant.
+
+    Raises:
+        ValueError: if there is none of that name; the message lists them.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"model '{name}' is unknown; expected one of: {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, Sequence) else value
+
+
+_VIT_B_ADE20K = SegViTConfig(
+    name="vit_b_ade20k",
+    image_size=512,
+    stride=341,
+    embed_dim=768,
+    depth=12,
+    num_heads=12,
+    tap_blocks=(5, 7, 11),
+    decoder_dim=384,
+    decoder_heads=12,
+    decoder_layers=3,
+    num_classes=150,
+    mean=_IMAGENET_MEAN,
+    std=_IMAGENET_STD,
+    drop_path_rate=0.1,
+)
+_VIT_L_ADE20K = SegViTConfig(
+    name="vit_l_ade20k",
+    image_size=640,
+    stride=608,
+    embed_dim=1024,
+    depth=24,
+    num_heads=16,
+    tap_blocks=(7, 15, 23),
+    decoder_dim=512,
+    decoder_heads=16,
+    decoder_layers=3,
+    num_classes=150,
+    drop_path_rate=0.3,
+)
+_VIT_L_COCO = replace(
+    _VIT_L_ADE20K,
+    name="vit_l_coco_stuff10k",
+    image_size=512,
+    stride=341,
+    num_classes=171,
+    class_names=(),
+    palette=(),
+)
+_VIT_L_PASCAL = replace(
+    _VIT_L_ADE20K,
+    name="vit_l_pascal_context",
+    image_size=480,
+    stride=320,
+    num_classes=60,
+    class_names=(),
+    palette=(),
+)
+_VIT_T_LANDCOVER = SegViTConfig(
+    name="vit_t_landcover",
+    image_size=256,
+    stride=248,
+    embed_dim=160,
+    depth=6,
+    num_heads=5,
+    tap_blocks=(2, 3, 5),
+    decoder_dim=96,
+    decoder_heads=3,
+    decoder_layers=2,
+    num_classes=7,
+    class_names=tuple(name for name, _ in LANDCOVER_CLASSES),
+    palette=tuple(colour for _, colour in LANDCOVER_CLASSES),
+)
+
+
+def _shrunk(full: SegViTConfig, name: str, shrink_block: int) -> SegViTConfig:
+    """Return the Shrunk form: one tap before the query-based downsampling, one at the end."""
+    taps = (shrink_block - 1, full.depth - 1)
+    return replace(full, name=name, head="shrunk", shrink_block=shrink_block, tap_blocks=taps)
+
+
+VARIANTS: dict[str, SegViTConfig] = {
+    config.name: config
+    for config in (
+        _VIT_B_ADE20K,
+        _VIT_L_ADE20K,
+        _shrunk(_VIT_L_ADE20K, "vit_l_shrunk_ade20k", 8),
+        _VIT_L_COCO,
+        _shrunk(_VIT_L_COCO, "vit_l_shrunk_coco_stuff10k", 8),
+        _VIT_L_PASCAL,
+        _shrunk(_VIT_L_PASCAL, "vit_l_shrunk_pascal_context", 8),
+        _VIT_T_LANDCOVER,
+        _shrunk(_VIT_T_LANDCOVER, "vit_t_shrunk_landcover", 3),
+    )
+}

@@ -1,0 +1,101 @@
+"""SegViT = plain-ViT backbone + attention-to-mask decode head.
+
+Shapes: `B` batch, `Q` queries (one a class), `K` classes, `h, w` patch grid, `H, W` pixels.
+Source: SegViT (arXiv 2210.05844).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segvit.atm import CascadeHead, Prediction, SingleHead
+from segvit.config import SegViTConfig
+from segvit.shrunk import ShrunkHead
+from segvit.vit import VisionTransformer
+
+_HEADS = {"cascade": CascadeHead, "single": SingleHead, "shrunk": ShrunkHead}
+
+
+class SegViTOutput(NamedTuple):
+    """What the loss needs: the final prediction and the earlier ones, at patch resolution."""
+
+    class_logits: Tensor  # (B, Q, K + 1)
+    mask_logits: Tensor  # (B, Q, h, w)
+    aux: tuple[Prediction, ...]
+
+
+class SegViT(nn.Module):
+    """Semantic segmentation with a plain ViT.
+
+    In evaluation mode `model(image)` is the class scores; in training mode, a `SegViTOutput`.
+    """
+
+    def __init__(self, config: SegViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = VisionTransformer(config)
+        self.decode_head = _HEADS[config.head](config)
+        self.apply(_init_weights)
+        nn.init.trunc_normal_(self.backbone.pos_embed, std=0.02)
+        # Metadata of where the weights came from; load_checkpoint sets it, artifacts record it.
+        self.licence: str | None = None
+
+    def forward(self, image: Tensor) -> Tensor | SegViTOutput:
+        """Return scores `(B, K, H, W)`, or in training mode the predictions before upsampling.
+
+        Args:
+            image: normalised float `(B, 3, H, W)`.
+
+        Raises:
+            ValueError: if the image is not that, or too small for the Shrunk variant.
+        """
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"image must be (B, 3, H, W), got {tuple(image.shape)}")
+        self.check_size((image.shape[2], image.shape[3]))
+        *aux, last = self.decode_head(self.backbone(image))
+        if self.training:
+            return SegViTOutput(last.class_logits, last.mask_logits, tuple(aux))
+        crop = (self.config.image_size, self.config.image_size)
+        return mix_classes(last, (image.shape[2], image.shape[3]), crop)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise `ValueError` where the model cannot work at `size` = (height, width)."""
+        config = self.config
+        if min(size) <= 0:
+            raise ValueError(f"image size must be positive, got {size[0]}x{size[1]}")
+        if config.head != "shrunk" or size == (config.image_size, config.image_size):
+            return
+        grid = tuple(-(-side // config.patch_size) for side in size)
+        if grid[0] != grid[1]:
+            raise ValueError(
+                f"model '{config.name}' cannot take {size[0]}x{size[1]}: the Shrunk head restores "
+                f"the square {config.image_size}-px training crop; give square crops (slide mode "
+                "cuts them) or use the full model"
+            )
+
+
+def mix_classes(prediction: Prediction, size: tuple[int, int], crop: tuple[int, int]) -> Tensor:
+    """Return the class-mixed mask scores `(B, K, H, W)`.
+
+    Scores are `sum_q softmax(class)[q, :K] * sigmoid(upsample(masks))[q]`, upsampled bilinearly
+    before the sigmoid; they may exceed 1.
+    Source: SegViT equation 5 (arXiv 2210.05844).
+    """
+    masks = F.interpolate(prediction.mask_logits, size=size, mode="bilinear", align_corners=False)
+    classes = prediction.class_logits.softmax(dim=-1)[..., :-1]
+    return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+
+
+def build_model(config: SegViTConfig) -> SegViT:
+    """Return a SegViT with random weights, in evaluation mode."""
+    return SegViT(config).eval()
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
