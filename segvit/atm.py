@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segvit.config import SegViTConfig
-from segvit.vit import Grid, SelfAttention, merge_heads, split_heads
+from segvit.vit import Attention, Grid, merge_heads, split_heads
 
 DROPOUT = 0.1
 
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     mask_logits: Tensor
 
 
-class CrossAttention(nn.Module):
+class AtmAttention(nn.Module):
     """Attention of queries to tokens that also yields the mask logits it is named for.
 
     The mask logits are the scaled products of queries and keys before the softmax, averaged over
@@ -38,6 +38,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = DROPOUT
         self.mask_scale = (dim // num_heads) ** -0.5 / num_heads
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
@@ -47,29 +48,39 @@ class CrossAttention(nn.Module):
     def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the context `(B, Q, d)` and the mask logits `(B, Q, N)`."""
         query, key, value = self.q(queries), self.k(tokens), self.v(tokens)
-        heads = (split_heads(part, self.num_heads) for part in (query, key, value))
-        dropout = DROPOUT if self.training else 0.0
+        heads = [split_heads(part, self.num_heads) for part in (query, key, value)]
+        dropout = self.dropout if self.training else 0.0
         context = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
         masks = (query * self.mask_scale) @ key.transpose(1, 2)
         return self.proj(merge_heads(context)), masks
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm transformer decoder layer: self-attention, cross-attention, ReLU MLP."""
+    """Post-norm transformer decoder layer: self-attention, cross-attention, ReLU MLP.
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    Args:
+        predicts_masks: whether the cross-attention is an ATM one (QU's is not).
+    """
+
+    def __init__(self, dim: int, num_heads: int, predicts_masks: bool = True) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(dim, num_heads, dropout=DROPOUT)
-        self.cross_attn = CrossAttention(dim, num_heads)
+        self.self_attn = Attention(dim, num_heads, dropout=DROPOUT)
+        self.cross_attn = (
+            AtmAttention(dim, num_heads) if predicts_masks else Attention(dim, num_heads, DROPOUT)
+        )
         self.linear1 = nn.Linear(dim, 4 * dim)
         self.linear2 = nn.Linear(4 * dim, dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new queries `(B, Q, d)` and the mask logits `(B, Q, N)`."""
+    def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the new queries `(B, Q, d)` and the mask logits `(B, Q, N)`, if predicted."""
         queries = self.norm1(queries + self.dropout(self.self_attn(queries)))
-        context, masks = self.cross_attn(queries, tokens)
+        masks: Tensor | None = None
+        if isinstance(self.cross_attn, AtmAttention):
+            context, masks = self.cross_attn(queries, tokens)
+        else:
+            context = self.cross_attn(queries, tokens)
         queries = self.norm2(queries + self.dropout(context))
         hidden = self.dropout(F.relu(self.linear1(queries)))
         return self.norm3(queries + self.dropout(self.linear2(hidden))), masks
@@ -89,10 +100,11 @@ class TokenProjection(nn.Module):
         return output
 
 
-def make_stage(config: SegViTConfig) -> nn.ModuleList:
+def make_stage(config: SegViTConfig, predicts_masks: bool = True) -> nn.ModuleList:
     """Return the decoder layers of one stage."""
+    dim, heads = config.decoder_dim, config.decoder_heads
     layers = range(config.decoder_layers)
-    return nn.ModuleList(DecoderLayer(config.decoder_dim, config.decoder_heads) for _ in layers)
+    return nn.ModuleList(DecoderLayer(dim, heads, predicts_masks) for _ in layers)
 
 
 class CascadeHead(nn.Module):

@@ -6,6 +6,7 @@ Source: SegViT (arXiv 2210.05844).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,19 @@ from segvit.config import SegViTConfig
 from segvit.shrunk import ShrunkHead
 from segvit.vit import VisionTransformer
 
+Size = tuple[int, int]
 _HEADS = {"cascade": CascadeHead, "single": SingleHead, "shrunk": ShrunkHead}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights came from: file name, its sha256 and the licence it states."""
+
+    source: str
+    sha256: str
+    licence: str
+    random_parts: tuple[str, ...] = ()
+    unused_keys: tuple[str, ...] = ()
 
 
 class SegViTOutput(NamedTuple):
@@ -41,8 +54,7 @@ class SegViT(nn.Module):
         self.decode_head = _HEADS[config.head](config)
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.backbone.pos_embed, std=0.02)
-        # Metadata of where the weights came from; load_checkpoint sets it, artifacts record it.
-        self.licence: str | None = None
+        self.provenance: Provenance | None = None  # None: random weights
 
     def forward(self, image: Tensor) -> Tensor | SegViTOutput:
         """Return scores `(B, K, H, W)`, or in training mode the predictions before upsampling.
@@ -62,7 +74,7 @@ class SegViT(nn.Module):
         crop = (self.config.image_size, self.config.image_size)
         return mix_classes(last, (image.shape[2], image.shape[3]), crop)
 
-    def check_size(self, size: tuple[int, int]) -> None:
+    def check_size(self, size: Size) -> None:
         """Raise `ValueError` where the model cannot work at `size` = (height, width)."""
         config = self.config
         if min(size) <= 0:
@@ -78,16 +90,20 @@ class SegViT(nn.Module):
             )
 
 
-def mix_classes(prediction: Prediction, size: tuple[int, int], crop: tuple[int, int]) -> Tensor:
-    """Return the class-mixed mask scores `(B, K, H, W)`.
+def mix_classes(prediction: Prediction, size: Size, crop: Size) -> Tensor:
+    """Return the class-mixed mask scores `(B, K, H, W)` at `size`.
 
     Scores are `sum_q softmax(class)[q, :K] * sigmoid(upsample(masks))[q]`, upsampled bilinearly
-    before the sigmoid; they may exceed 1.
+    before the sigmoid; they may exceed 1. As in the published models they are computed at the
+    training crop's resolution, and resized where the image has another.
     Source: SegViT equation 5 (arXiv 2210.05844).
     """
-    masks = F.interpolate(prediction.mask_logits, size=size, mode="bilinear", align_corners=False)
+    masks = F.interpolate(prediction.mask_logits, size=crop, mode="bilinear", align_corners=False)
     classes = prediction.class_logits.softmax(dim=-1)[..., :-1]
-    return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+    scores = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+    if size == crop:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 def build_model(config: SegViTConfig) -> SegViT:

@@ -28,11 +28,8 @@ def merge_heads(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).flatten(2)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention of tokens over themselves, Q, K and V from one packed linear.
-
-    Queries may be a subset of the tokens: the query-based downsampling of the Shrunk variant.
-    """
+class Attention(nn.Module):
+    """Multi-head attention of queries to tokens, Q, K and V from one packed linear."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,18 +38,18 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Return `(B, M, C)` for `(B, N, C)` tokens and `(B, M, C)` queries (default: all)."""
-        if queries is None:
-            query, key, value = self.qkv(tokens).chunk(3, dim=-1)
+    def forward(self, queries: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return `(B, M, C)` for `(B, M, C)` queries and `(B, N, C)` tokens (default: the same)."""
+        if tokens is None:
+            parts = self.qkv(queries).chunk(3, dim=-1)
         else:
             dim = self.proj.in_features
             weight, bias = self.qkv.weight, self.qkv.bias
             query = F.linear(queries, weight[:dim], bias[:dim])
-            key, value = F.linear(tokens, weight[dim:], bias[dim:]).chunk(2, dim=-1)
-        heads = (split_heads(part, self.num_heads) for part in (query, key, value))
+            parts = (query, *F.linear(tokens, weight[dim:], bias[dim:]).chunk(2, dim=-1))
+        query, key, value = (split_heads(part, self.num_heads) for part in parts)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
+        context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         output: Tensor = self.proj(merge_heads(context))
         return output
 
@@ -84,7 +81,7 @@ class Block(nn.Module):
         self.shrinks = shrinks
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = SelfAttention(dim, num_heads)
+        self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim)
 
@@ -92,7 +89,7 @@ class Block(nn.Module):
         """Return the new tokens and their grid, halved (rounded up) where the block shrinks."""
         normed = self.norm1(tokens)
         if self.shrinks:
-            tokens = take_even(tokens, grid) + self.attn(normed, take_even(normed, grid))
+            tokens = take_even(tokens, grid) + self.attn(take_even(normed, grid), normed)
             grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
         else:
             tokens = tokens + self.attn(normed)
@@ -128,10 +125,10 @@ class VisionTransformer(nn.Module):
         self.patch_embed = nn.Conv2d(3, dim, kernel_size=patch, stride=patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid_size**2, dim))
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        step = config.drop_path_rate / max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, rate, shrinks=index == config.shrink_block)
-            for index, rate in enumerate(rates)
+            Block(dim, config.num_heads, index * step, shrinks=index == config.shrink_block)
+            for index in range(config.depth)
         )
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, Grid]]:
