@@ -1,0 +1,68 @@
+"""The graph contract: uint8 images in, labels or scores out, everything between inside.
+
+Input `image`: uint8 `(B, H, W, 3)`, RGB as decoded. Output `labels`: uint8 `(B, H, W)` (int32 above
+256 classes), or `scores`: float `(B, K, H, W)`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from export.folded_encoder import FoldedBlock, FoldedPatchEmbed
+from export.folded_head import fold_head
+from export.tail import Tail
+from segvit.model import SegViT, Size
+
+
+class DeployModel(nn.Module):
+    """A SegViT rewritten, exactly, into the form a compiler turns into the fewest kernels.
+
+    Args:
+        model: the reference, in evaluation mode.
+        size: (height, width) of the input; the position embedding is fixed to it.
+        output: `labels` or `scores`.
+        tail_strips: horizontal strips the last stage is computed in, one after another.
+
+    Raises:
+        ValueError: if the size is no multiple of the patch, or the model cannot work at it.
+    """
+
+    def __init__(
+        self, model: SegViT, size: Size, output: str = "labels", tail_strips: int = 1
+    ) -> None:
+        super().__init__()
+        config, patch = model.config, model.config.patch_size
+        if size[0] % patch or size[1] % patch:
+            nearest = tuple(max(patch, round(side / patch) * patch) for side in size)
+            raise ValueError(
+                f"size {size[0]}x{size[1]} is no multiple of the patch size {patch}; "
+                f"try --size {nearest[0]}x{nearest[1]}"
+            )
+        model.check_size(size)
+        self.output = output
+        self.tap_blocks = config.tap_blocks
+        grid = (size[0] // patch, size[1] // patch)
+        self.patch_embed = FoldedPatchEmbed(model.backbone, config, grid)
+        self.encoder = nn.ModuleList()
+        for block in model.backbone.blocks:
+            self.encoder.append(FoldedBlock(block, grid))
+            if block.shrinks:
+                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+        self.head = fold_head(model.decode_head)
+        if config.head == "shrunk":
+            grid = (config.grid_size, config.grid_size)
+        crop = (config.image_size, config.image_size)
+        self.tail = Tail(config.num_classes, grid, crop, size, output, tail_strips)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return labels `(B, H, W)` or scores `(B, K, H, W)` of uint8 `(B, H, W, 3)`."""
+        tokens = self.patch_embed(image)
+        taps = []
+        for index, block in enumerate(self.encoder):
+            tokens = block(tokens)
+            if index in self.tap_blocks:
+                taps.append(tokens)
+        classes, masks = self.head(taps)
+        output: Tensor = self.tail(classes, masks)
+        return output
