@@ -124,9 +124,10 @@ class FoldedLayer(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the normalised queries `(B, Q, d)` and, if read, the mask logits `(B, Q, N)`."""
         if self.is_constant:
-            batch = memory.shape[0]
-            queries = self.constant_stream.expand(batch, -1, -1)
-            query = self.constant_query.expand(batch, -1, -1)
+            queries, query = self.constant_stream, self.constant_query
+            if memory.shape[0] != 1:
+                queries = queries.expand(len(memory), -1, -1)
+                query = query.expand(len(memory), -1, -1)
         else:
             queries = self.self_attn(queries)
             query = self.query(queries)

@@ -110,5 +110,5 @@ class Tail(nn.Module):
 
 
 def _unknown_one(labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a scalar 1 that depends on the labels."""
-    return (labels[:, :8].to(dtype).amin() + 1).clamp(max=1)
+    """Return `(1,)`, a 1 that depends on the labels."""
+    return (labels[:, :8].to(dtype).amin(dim=1) + 1).clamp(max=1)

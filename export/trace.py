@@ -1,0 +1,50 @@
+"""DeployModel to ONNX graph, through torch's dynamo exporter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx_ir as ir
+import torch
+
+from export.deploy import DeployModel
+from segvit.model import Size
+
+# 20 brings LayerNormalization, Gelu and FP16 Q/DQ scales; TensorRT 10.3 reads it.
+OPSET = 20
+
+
+def trace_model(model: DeployModel, size: Size, batch: int | None) -> ir.Model:
+    """Return the ONNX graph of a deployable model.
+
+    Args:
+        model: the model to trace.
+        size: (height, width) of the input.
+        batch: images a call, or None for a dynamic batch dimension named `batch`.
+
+    Raises:
+        RuntimeError: if a dynamic batch came out static.
+    """
+    # With an example batch of one, the exporter silently makes a dynamic dimension static.
+    image = torch.zeros(batch or 2, *size, 3, dtype=torch.uint8)
+    dynamic = None if batch else {"image": {0: torch.export.Dim("batch")}}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            model,
+            (image,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=[model.output],
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    assert program is not None
+    traced = program.model
+    dimension = traced.graph.inputs[0].shape[0]
+    if batch is None and isinstance(dimension, int):
+        raise RuntimeError(f"the batch dimension was asked to be dynamic and came out {dimension}")
+    return traced
