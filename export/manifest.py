@@ -210,12 +210,13 @@ class Manifest:
         files: Mapping[str, str],
     ) -> Manifest:
         """Return a copy to which targets were added, each replacing an earlier one of its file."""
-        fresh = {entry.file for entry in built} | {entry.target for entry in built}
+        files_built = {entry.file for entry in built}
+        targets_built = {entry.target for entry in built}
         missing = {entry.target: entry for entry in (*self.not_built, *not_built)}
         return replace(
             self,
-            targets=tuple(old for old in self.targets if old.file not in fresh) + built,
-            not_built=tuple(entry for name, entry in missing.items() if name not in fresh),
+            targets=tuple(old for old in self.targets if old.file not in files_built) + built,
+            not_built=tuple(entry for name, entry in missing.items() if name not in targets_built),
             files={**self.files, **files},
         )
 
@@ -350,8 +351,8 @@ def _load_json(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file of bounded size."""
     if not path.is_file():
         raise FileNotFoundError(
-            2, f"not found: '{path.parent}' is no artifact folder (make one: "
-            f"{REBUILD.format(folder=path.parent)})", str(path)
+            f"'{path.parent}' is no artifact folder: it has no {MANIFEST_NAME}; make one with "
+            f"{REBUILD.format(folder=path.parent)}"
         )
     with path.open("rb") as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import MISSING, fields, is_dataclass
-from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+MAX_FLOAT = sys.float_info.max
+_SCALARS = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
 
 
 def decode(kind: type[T], value: Any, where: str = "") -> T:
@@ -40,8 +42,10 @@ def _decode_value(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _mismatch(where, "an object", value)
-        return {key: _decode_value(arguments[1], item, f"{where}['{key[:80]}']")
-                for key, item in value.items()}
+        return {
+            key: _decode_value(arguments[1], item, f"{where}['{key[:80]}']")
+            for key, item in value.items()
+        }
     if is_dataclass(kind):
         return decode(kind, value, where)  # type: ignore[arg-type]  # a class, not an instance
     return _decode_scalar(kind, value, where)
@@ -68,12 +72,14 @@ def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
 
 
 def _decode_scalar(kind: type, value: Any, where: str) -> Any:
-    if kind is float and type(value) in (int, float) and isfinite(value):
-        return float(value)
-    if type(value) is not kind or (kind is float and not isfinite(value)):
-        raise _mismatch(where, {"int": "a whole number", "str": "a text", "bool": "true or false",
-                                "float": "a finite number"}[kind.__name__], value)
-    return value
+    if kind is float:
+        # bool is an int to Python; a whole number too large for a float is none we could use.
+        finite = type(value) in (int, float) and abs(value) <= MAX_FLOAT
+        if finite:
+            return float(value)
+    elif type(value) is kind:
+        return value
+    raise _mismatch(where, _SCALARS[kind], value)
 
 
 def _mismatch(where: str, expected: str, value: Any) -> ValueError:
