@@ -1,0 +1,161 @@
+"""Build, audit and store engines for several targets; what every build command shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.audit import Audit, audit_engine, check_audit
+from engines.devices import parse_device
+from engines.kernels import layers_document
+from engines.target import (
+    PREFERENCE,
+    Target,
+    installed_version,
+    missing_reason,
+    own_compute_capability,
+)
+from engines.trt_builder import BuildOptions, BuiltEngine, build_engine
+from export.manifest import BuiltTarget, MissingTarget, hash_file
+from segvit.atomic import write_bytes
+
+# Below this, TensorRT-RTX splits LayerNorm and copies attention's output, and it gives a plan of
+# several capabilities the kernels of the oldest: 24 instead of 21 for three ViT-B blocks.
+_OLDEST_AMPERE = 80
+
+
+@dataclass(frozen=True)
+class TargetBuilds:
+    """What `build_targets` made: manifest entries, hashes of the new files, audits by file."""
+
+    entries: tuple[BuiltTarget, ...]
+    not_built: tuple[MissingTarget, ...]
+    files: dict[str, str]
+    audits: dict[str, Audit]
+    warnings: tuple[str, ...]
+
+
+def build_targets(
+    onnx_path: str | Path,
+    targets: Sequence[Target],
+    options: BuildOptions,
+    precision: str,
+    folder: str | Path,
+    allow_unfused: bool = False,
+    progress: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+    taken: Mapping[str, str] | None = None,
+) -> TargetBuilds:
+    """Return what was built of an ONNX file; engines and layer lists are written to `folder`.
+
+    TensorRT-RTX gets one engine for all its compute capabilities from Ampere on: it costs 0.7 KB
+    more than one for a single capability and holds the same kernels. Turing gets its own.
+
+    Args:
+        onnx_path: the model; the `ort` entry names this file, which belongs in the artifact.
+        targets: those asked for by name; none means all that this machine can build.
+        options: for the builders.
+        precision: what the engines are audited against.
+        folder: where files go; give a temporary one and move them when all went well.
+        allow_unfused: accept attentions that did not fuse, with a warning.
+        progress: show bars, on a terminal.
+        report: is told one line for each engine built.
+        taken: layer lists that are there already, each with the engine it belongs to.
+
+    Raises:
+        ValueError: if a target asked for by name cannot be built here.
+        EngineBuildError: if a builder refuses.
+        AuditError: if an engine is not what was asked for.
+    """
+    onnx_path, folder = Path(onnx_path), Path(folder)
+    missing = {target: missing_reason(target) for target in targets or PREFERENCE}
+    not_built = [MissingTarget(target, reason) for target, reason in missing.items() if reason]
+    if targets and not_built:
+        first = not_built[0]
+        raise ValueError(f"target '{first.target}' cannot be built here: {first.reason}")
+    entries: list[BuiltTarget] = []
+    audits: dict[str, Audit] = {}
+    for target in (target for target, reason in missing.items() if reason is None):
+        if target is Target.ORT:
+            try:
+                entries.append(_check_ort(onnx_path))
+            except ValueError as error:
+                # A limit of ONNX Runtime (it has no BF16 convolution), not of what was built.
+                if targets:
+                    raise
+                not_built.append(MissingTarget(target, str(error)))
+            continue
+        for group in _group_capabilities(target, options):
+            engine = build_engine(onnx_path, target, group, options, progress)
+            audit = audit_engine(engine, onnx_path)
+            check_audit(audit, precision, allow_unfused)
+            entry = _store(engine, audit, folder, taken or {})
+            entries.append(entry)
+            audits[entry.file] = audit
+            report(f"{target} {' '.join(group)}: {audit.describe()}, {engine.build_seconds:.1f} s")
+    written = [name for entry in entries if entry.layers for name in (entry.file, entry.layers)]
+    return TargetBuilds(
+        entries=tuple(entries),
+        not_built=tuple(not_built),
+        files={name: hash_file(folder / name) for name in written},
+        audits=audits,
+        warnings=tuple(
+            f"'{file}': attentions that did not fuse, as allowed: {', '.join(audit.unfused)}"
+            for file, audit in audits.items()
+            if audit.unfused and precision != "fp32"
+        ),
+    )
+
+
+def engine_stem(target: Target, compute_capabilities: Sequence[str]) -> str:
+    """Return the name of an engine's files, such as `trt-rtx-sm86-sm89`."""
+    return "-".join((target, *(name.lower() for name in compute_capabilities)))
+
+
+def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str, ...]]:
+    """Return the compute capabilities that share an engine."""
+    if target is Target.TRT:
+        return [(own_compute_capability(),)]
+    names = tuple(dict.fromkeys(name.upper() for name in options.compute_capabilities))
+    turing = tuple(name for name in names if _number(name) < _OLDEST_AMPERE)
+    ampere = tuple(sorted(set(names) - set(turing), key=_number))
+    return [group for group in (turing, ampere) if group]
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix("SM")
+    if not digits.isdecimal():
+        raise ValueError(f"compute capability '{name}': expected the form SM89")
+    return int(digits)
+
+
+def _check_ort(onnx_path: Path) -> BuiltTarget:
+    """Return the entry of the ONNX file itself, once ONNX Runtime's CPU provider has loaded it."""
+    from engines.ort_runtime import open_session  # needs onnxruntime, which is optional
+
+    open_session(onnx_path, parse_device("cpu"))
+    return BuiltTarget(Target.ORT, installed_version(Target.ORT), (), onnx_path.name)
+
+
+def _store(
+    engine: BuiltEngine, audit: Audit, folder: Path, taken: Mapping[str, str]
+) -> BuiltTarget:
+    """Write an engine and its layer list into `folder`; return the manifest's entry."""
+    stem = engine_stem(engine.target, engine.compute_capabilities)
+    name, layers = f"{stem}.engine", f"layers_{engine.target}.json"
+    if (folder / layers).exists() or taken.get(layers, name) != name:
+        layers = f"layers_{stem}.json"  # for another generation of GPUs
+    document = layers_document(engine.kernels, engine.bindings)
+    write_bytes(folder / name, engine.plan)
+    write_bytes(folder / layers, json.dumps(document, indent=1).encode())
+    return BuiltTarget(
+        target=engine.target,
+        version=engine.version,
+        compute_capabilities=engine.compute_capabilities,
+        file=name,
+        audit=audit.summary(),
+        layers=layers,
+        build_seconds=round(engine.build_seconds, 2),
+    )

@@ -1,0 +1,179 @@
+"""Engines behind one protocol: uint8 images in, labels (or scores) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.devices import Device, parse_device
+from engines.target import AUTO, PREFERENCE, Target, cannot_run_reason, parse_targets
+from export.manifest import BuiltTarget, Manifest, ManifestError, TensorSpec
+
+Images = npt.NDArray[np.uint8]
+Output = npt.NDArray[Any]
+
+
+class Runtime(Protocol):
+    """A loaded engine. One thread at a time; a context manager that frees what it holds.
+
+    `batch` is (min, typical, max) images a call. `notes` says which better target was passed over
+    and why.
+    """
+
+    target: Target
+    input: TensorSpec
+    output: TensorSpec
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    batch: tuple[int, int, int]
+    notes: tuple[str, ...]
+
+    def infer(self, images: Images) -> Output:
+        """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`.
+
+        Raises:
+            ValueError: if the images are not what `input` and `batch` say.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_runtime(
+    artifact: str | Path,
+    target: str = AUTO,
+    device: int | str = 0,
+    threads: int | None = None,
+) -> Runtime:
+    """Return the runtime of an artifact folder, its files checked before anything is loaded.
+
+    Args:
+        artifact: the folder that `python -m export.build` made.
+        target: `trt`, `trt-rtx`, `ort`, or `auto` for the best of them that runs here.
+        device: the GPU's number, or `cpu`, `cuda:1`, `tensorrt:0` to choose ONNX Runtime's
+            execution provider; a number lets ONNX Runtime use the CPU.
+        threads: CPU threads of ONNX Runtime; None leaves it to it.
+
+    Raises:
+        FileNotFoundError: if there is no artifact.
+        ManifestError: if a file was changed, or was built for another version or GPU.
+        ValueError: if no engine of that target is there, or it cannot run here.
+    """
+    folder = Path(artifact)
+    manifest = Manifest.read(folder)
+    chosen = parse_device(device)
+    wanted = parse_targets([target])
+    if wanted:
+        return _open_target(folder, manifest, wanted[0], chosen, threads, ())
+    notes: list[str] = []
+    for candidate in PREFERENCE:
+        reason = _passing_over_reason(folder, manifest, candidate, chosen)
+        if reason is None:
+            return _open_target(folder, manifest, candidate, chosen, threads, tuple(notes))
+        notes.append(f"{candidate}: {reason}")
+    raise ValueError(f"'{folder}' holds nothing that runs here: {'; '.join(notes)}")
+
+
+def check_images(images: Images, spec: TensorSpec, batch: tuple[int, int, int]) -> Images:
+    """Return the images, contiguous, after comparing them with an engine's input.
+
+    Raises:
+        ValueError: if type, shape or number differ.
+    """
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"images: expected a uint8 array of RGB pixels, got {got}")
+    expected = tuple(spec.shape[1:])
+    if images.ndim != 4 or images.shape[1:] != expected:
+        wanted = ", ".join(map(str, expected))
+        raise ValueError(f"images: expected shape (B, {wanted}), got {images.shape}")
+    smallest, _, largest = batch
+    if not smallest <= len(images) <= largest:
+        wanted = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+        raise ValueError(f"images: expected a batch of {wanted}, got {len(images)}")
+    return np.ascontiguousarray(images)
+
+
+def find_entry(
+    folder: Path, manifest: Manifest, target: Target, capability: str | None = None
+) -> BuiltTarget:
+    """Return the entry of a target, for one compute capability where one is given.
+
+    Raises:
+        ManifestError: if there is none; the message has the command that makes one.
+    """
+    entries = [entry for entry in manifest.targets if entry.target == target]
+    fitting = [e for e in entries if capability is None or capability in e.compute_capabilities]
+    if fitting:
+        return fitting[0]
+    build = f"build it: python -m engines.build --artifact {folder} --target {target}"
+    if not entries:
+        have = ", ".join(dict.fromkeys(entry.target for entry in manifest.targets)) or "none"
+        raise ManifestError(f"'{folder}' holds no {target} engine, only {have}; {build}")
+    built = ", ".join(sorted({sm for entry in entries for sm in entry.compute_capabilities}))
+    extra = f" --compute-capability {capability}" if target is Target.TRT_RTX else ""
+    raise ManifestError(
+        f"'{folder}' holds {target} engines for {built}, and this GPU is {capability}; "
+        f"{build}{extra}"
+    )
+
+
+def _open_target(
+    folder: Path,
+    manifest: Manifest,
+    target: Target,
+    device: Device,
+    threads: int | None,
+    notes: Sequence[str],
+) -> Runtime:
+    if target is Target.ORT:
+        from engines.ort_runtime import OrtRuntime
+
+        return OrtRuntime(folder, manifest, device, threads, tuple(notes))
+    reason = cannot_run_reason(target)
+    if device.provider != AUTO:
+        reason = f"--device {device} chooses ONNX Runtime's provider; give a GPU's number"
+    find_entry(folder, manifest, target)
+    if reason is not None:
+        raise ValueError(f"target '{target}' cannot run here: {reason}")
+    from engines.trt_runtime import TrtRuntime
+
+    return TrtRuntime(folder, manifest, target, device.index, tuple(notes))
+
+
+def _passing_over_reason(
+    folder: Path, manifest: Manifest, target: Target, device: Device
+) -> str | None:
+    """Return why `auto` does not take a target, None if it does."""
+    if all(entry.target != target for entry in manifest.targets):
+        return "not built"
+    if target is Target.ORT:
+        return cannot_run_reason(target)
+    if device.provider != AUTO:
+        return f"--device {device} was asked for"
+    reason = cannot_run_reason(target)
+    if reason is not None:
+        return reason
+    from engines.trt_runtime import find_usable_entry
+
+    try:
+        find_usable_entry(folder, manifest, target, device.index)
+    except ManifestError as error:
+        return str(error)
+    return None
