@@ -126,8 +126,8 @@ class FoldedLayer(nn.Module):
         if self.is_constant:
             queries, query = self.constant_stream, self.constant_query
             if memory.shape[0] != 1:
-                queries = queries.expand(len(memory), -1, -1)
-                query = query.expand(len(memory), -1, -1)
+                queries = queries.expand(memory.shape[0], -1, -1)
+                query = query.expand(memory.shape[0], -1, -1)
         else:
             queries = self.self_attn(queries)
             query = self.query(queries)

@@ -65,7 +65,8 @@ class CastPrecisionPass(ir.passes.InPlacePass):
             node.attributes["to"] = ir.AttrInt64("to", wanted)
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
-                value.dtype = wanted
+                # A new type object: clones of a graph share theirs.
+                value.type = ir.TensorType(wanted)
 
     def _convert(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         """Return the value in another type: a rounded initializer, or a Cast."""
@@ -77,7 +78,8 @@ class CastPrecisionPass(ir.passes.InPlacePass):
         else:
             cast = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}/cast")
             copy = cast.outputs[0]
-            copy.name, copy.dtype, copy.shape = f"{value.name}/{dtype.name}", dtype, value.shape
+            copy.name, copy.shape = f"{value.name}/{dtype.name}", value.shape
+            copy.type = ir.TensorType(dtype)
             self._graph.insert_before(before, cast)
         self._copies[key] = copy
         return copy
@@ -94,8 +96,8 @@ class CastPrecisionPass(ir.passes.InPlacePass):
             )
         name = f"{value.name}/{self.dtype.name}"
         tensor = ir.Tensor(rounded, dtype=self.dtype, name=name)
-        copy = ir.Value(name=name, shape=value.shape, const_value=tensor)
-        copy.dtype = self.dtype
+        type_ = ir.TensorType(self.dtype)
+        copy = ir.Value(name=name, shape=value.shape, type=type_, const_value=tensor)
         self._graph.initializers.add(copy)
         return copy
 
@@ -104,6 +106,7 @@ class CastPrecisionPass(ir.passes.InPlacePass):
         output.name = f"{name}/{self.dtype.name}"
         cast = ir.node("Cast", [output], {"to": ir.DataType.FLOAT}, name=f"{name}/cast")
         restored = cast.outputs[0]
-        restored.name, restored.dtype, restored.shape = name, ir.DataType.FLOAT, output.shape
+        restored.name, restored.shape = name, output.shape
+        restored.type = ir.TensorType(ir.DataType.FLOAT)
         self._graph.append(cast)
         return restored

@@ -1,0 +1,312 @@
+"""`python -m export.build`: checkpoint to a checked artifact, the one place that composes all."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from engines.build_targets import TargetBuilds, build_targets
+from engines.runtime import open_runtime
+from engines.target import Target, parse_targets
+from engines.trt_builder import BuildOptions
+from export.build_options import SHIPPED_MODELS, parse_arguments
+from export.check_images import CheckImages, load_check_images
+from export.deploy import DeployModel
+from export.manifest import (
+    Manifest,
+    ModelInfo,
+    Parity,
+    TensorSpec,
+    hash_file,
+    stage_artifact,
+)
+from export.passes import deploy_passes
+from export.score_reader import ScoreReader
+from export.trace import trace_model
+from export.verify import ParityReport, Prediction, check_parity, compare
+from segvit.checkpoint import load_checkpoint
+from segvit.cli import run_main
+from segvit.config import find_variant
+from segvit.model import SegViT, Size, build_model
+from segvit.prediction import predict_scores
+
+ONNX_NAME = "model.onnx"
+GOLDEN_NAME = "golden.npz"
+GOLDEN_IMAGES = 4
+# ONNX files hold at most 2 GB; larger weights go beside them.
+EXTERNAL_DATA_BYTES = 2_000_000_000
+WEIGHTS = Path(__file__).parent.parent / "segvit" / "weights"
+Say = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, audit and verify one artifact."""
+    arguments = parse_arguments(argv)
+    say: Say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    targets = parse_targets(arguments.target or ["auto"])
+    model = _load_model(arguments, say)
+    config = model.config
+    size: Size = arguments.size or (config.image_size, config.image_size)
+    name = f"{config.name}-{size[0]}x{size[1]}-{arguments.precision}"
+    folder: Path = arguments.out or Path("artifacts") / name
+    default_count = 2 if arguments.random_weights else 64
+    count = arguments.num_images or default_count
+    check = load_check_images(arguments.images, config, size, count, arguments.seed)
+    with stage_artifact(folder) as staged:
+        manifest = _describe(arguments, model, size)
+        manifest = _export(arguments, model, size, manifest, staged, say)
+        builds = _build_engines(arguments, targets, staged, say)
+        manifest = manifest.with_targets(builds.entries, builds.not_built, builds.files)
+        manifest = replace(manifest, warnings=manifest.warnings + builds.warnings)
+        manifest.write(staged)
+        manifest = _verify(arguments, model, check, manifest, staged, say)
+        manifest.write(staged)
+    for missing in manifest.not_built:
+        say(f"not built: {missing.target}: {missing.reason}")
+    for warning in manifest.warnings:
+        say(f"warning: {warning}")
+    say(f"wrote {folder}: {', '.join(('manifest.json', *manifest.files))}")
+    if arguments.json:
+        print((folder / "manifest.json").read_text(), end="")
+    return 0
+
+
+def _load_model(arguments: argparse.Namespace, say: Say) -> SegViT:
+    """Return the model to export: a checkpoint's, the shipped one, or one of random weights."""
+    name = arguments.model
+    if arguments.random_weights:
+        torch.manual_seed(arguments.seed)
+        model = build_model(find_variant(name or SHIPPED_MODELS[0]))
+        say(f"model {model.config.name}: RANDOM weights, as asked (seed {arguments.seed})")
+        return model
+    path = arguments.checkpoint
+    if path is None:
+        name = name or SHIPPED_MODELS[0]
+        if name not in SHIPPED_MODELS:
+            raise ValueError(
+                f"model '{name}' ships without weights: give --checkpoint FILE, or "
+                "--random-weights to build without"
+            )
+        path = WEIGHTS / f"{name}.safetensors"
+        say(f"no --checkpoint given: taking the shipped land-cover model {name}")
+    model = load_checkpoint(path, find_variant(name) if name else None)
+    assert model.provenance is not None
+    if model.provenance.random_parts:
+        raise ValueError(
+            f"checkpoint '{path}' leaves {', '.join(model.provenance.random_parts)} random; "
+            "train it first with python -m segvit.train --checkpoint"
+        )
+    say(f"model {model.config.name} from {path} (licence: {model.provenance.licence})")
+    return model
+
+
+def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manifest:
+    """Return the manifest before anything is built."""
+    config, provenance = model.config, model.provenance
+    smallest, _, largest = arguments.batch
+    batch: int | str = "batch" if smallest != largest else largest
+    label_type = "uint8" if config.num_classes <= 256 else "int32"
+    output = (
+        TensorSpec("labels", label_type, (batch, *size))
+        if arguments.output == "labels"
+        else TensorSpec("scores", "float32", (batch, config.num_classes, *size))
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    packages = ("segvit-deploy", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    return Manifest(
+        version=version("segvit-deploy"),
+        model=ModelInfo(
+            name=config.name,
+            parameters=parameters,
+            licence=provenance.licence if provenance else "none (random weights)",
+            random_weights=provenance is None,
+            checkpoint_sha256=provenance.sha256 if provenance else None,
+        ),
+        precision=arguments.precision,
+        input=TensorSpec("image", "uint8", (batch, *size, 3)),
+        outputs=(output,),
+        classes=config.class_names,
+        palette=config.palette,
+        batch=arguments.batch,
+        command=shlex.join(["python", "-m", "export.build", *_public_arguments(arguments)]),
+        versions={package: version(package) for package in packages},
+    )
+
+
+def _public_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that decide what is built, as they would be typed."""
+    size = arguments.size and f"{arguments.size[0]}x{arguments.size[1]}"
+    checkpoint = arguments.checkpoint and arguments.checkpoint.name
+    options = [f"--{arguments.precision}", f"--output={arguments.output}"]
+    named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
+    options += [f"{option}={value}" for option, value in named.items() if value]
+    options += ["--random-weights"] if arguments.random_weights else []
+    options += [f"--batch={':'.join(map(str, arguments.batch))}"]
+    return [*options, f"--tail-strips={arguments.tail_strips}", f"--seed={arguments.seed}"]
+
+
+def _export(
+    arguments: argparse.Namespace,
+    model: SegViT,
+    size: Size,
+    manifest: Manifest,
+    folder: Path,
+    say: Say,
+) -> Manifest:
+    """Fold, trace, rewrite and save the graph; return the manifest with its files."""
+    started = time.perf_counter()
+    deploy = DeployModel(model, size, arguments.output, arguments.tail_strips)
+    batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
+    graph = trace_model(deploy, size, batch)
+    fired = []
+    for graph_pass in deploy_passes(arguments.precision):
+        if graph_pass(graph).modified:
+            fired.append(type(graph_pass).__name__)
+    graph.metadata_props.update(manifest.metadata())
+    graph.metadata_props["config"] = model.config.to_json()
+    path = folder / ONNX_NAME
+    weight_bytes = sum(value.const_value.nbytes for value in graph.graph.initializers.values()
+                       if value.const_value is not None)  # fmt: skip
+    is_large = weight_bytes > EXTERNAL_DATA_BYTES
+    ir.save(graph, path, external_data=f"{ONNX_NAME}.data" if is_large else None)
+    onnx.checker.check_model(path, full_check=True)
+    nodes = sum(1 for _ in graph.graph)
+    say(
+        f"export: {nodes} nodes, {weight_bytes / 1e6:.1f} MB of {arguments.precision} weights, "
+        f"passes {', '.join(fired)}, {time.perf_counter() - started:.1f} s"
+    )
+    names = [file.name for file in folder.iterdir()]
+    return replace(manifest, files={name: hash_file(folder / name) for name in sorted(names)})
+
+
+def _build_engines(
+    arguments: argparse.Namespace, targets: Sequence[Target], folder: Path, say: Say
+) -> TargetBuilds:
+    options = BuildOptions(
+        batch=arguments.batch,
+        workspace_mib=arguments.workspace,
+        optimization_level=arguments.optimization_level,
+        timing_cache=arguments.timing_cache,
+    )
+    if arguments.compute_capability:
+        options = replace(options, compute_capabilities=tuple(arguments.compute_capability))
+    return build_targets(
+        folder / ONNX_NAME,
+        targets,
+        options,
+        arguments.precision,
+        folder,
+        allow_unfused=arguments.allow_unfused,
+        progress=not arguments.json,
+        report=say,
+    )
+
+
+def _verify(
+    arguments: argparse.Namespace,
+    model: SegViT,
+    check: CheckImages,
+    manifest: Manifest,
+    folder: Path,
+    say: Say,
+) -> Manifest:
+    """Compare the shipped graph with PyTorch on real images; return the manifest with the result.
+
+    Raises:
+        ParityError: if it fails its gates.
+    """
+    reference = partial(_predict_reference, model.to(arguments.device))
+    reader = ScoreReader(folder / ONNX_NAME, arguments.precision, model.config.num_classes)
+    report = compare(
+        reference,
+        reader,
+        check.images,
+        check.truth,
+        model.config.num_classes,
+        batch=arguments.batch[1],
+        show_progress=not arguments.json,
+    )
+    say(f"parity on {check.source}: {_describe_report(report, arguments.random_weights)}")
+    check_parity(report, arguments.precision, arguments.random_weights)
+    golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
+    labels = np.concatenate([reference(golden[i : i + 1]).labels for i in range(len(golden))])
+    np.savez_compressed(folder / GOLDEN_NAME, images=golden, labels=labels.astype(np.int32))
+    files = manifest.files | {GOLDEN_NAME: hash_file(folder / GOLDEN_NAME)}
+    manifest = replace(manifest, files=files)
+    manifest.write(folder)
+    warnings = _check_runtime(arguments, manifest, folder, golden, reader, say)
+    figures = asdict(report)
+    details = {"source": check.source, "score_rms": figures.pop("score_rms")}
+    if arguments.random_weights:
+        figures["pixel_agreement"] = None
+        details["note"] = "random weights: near-ties make labels meaningless, scores are gated"
+    return replace(
+        manifest,
+        parity=Parity(**figures, details=details),
+        warnings=manifest.warnings + warnings,
+    )
+
+
+def _check_runtime(
+    arguments: argparse.Namespace,
+    manifest: Manifest,
+    folder: Path,
+    images: NDArray[np.uint8],
+    reader: ScoreReader,
+    say: Say,
+) -> tuple[str, ...]:
+    """Run the artifact through every runtime that works here and compare it with what was gated.
+
+    Returns warnings for the targets that could not run.
+    """
+    batch = arguments.batch[1]
+    part = images[np.arange(batch) % len(images)]
+    expected = reader(part).labels
+    warnings = []
+    for target in dict.fromkeys(entry.target for entry in manifest.targets):
+        try:
+            runtime = open_runtime(folder, target)
+        except ValueError as error:
+            warnings.append(f"{target}: compiled and audited, not run: {error}")
+            continue
+        with runtime:
+            got = runtime.infer(part)
+            got = got if arguments.output == "labels" else got.argmax(axis=1)
+        agreement = float((got == expected).mean())
+        say(f"{target}: runs, {agreement:.5f} of labels as verified")
+    return tuple(warnings)
+
+
+def _predict_reference(model: SegViT, images: NDArray[np.uint8]) -> Prediction:
+    """Return PyTorch's float32 labels and scores of uint8 `(n, H, W, 3)` images."""
+    scores = predict_scores(model, images)
+    return Prediction(scores.argmax(axis=1), scores)
+
+
+def _describe_report(report: ParityReport, random_weights: bool) -> str:
+    parts = [f"scores off by {report.score_rms:.1e} RMS, {report.max_score_error:.1e} at most"]
+    if random_weights:
+        parts.append("labels of random weights are near-ties and not compared")
+    else:
+        parts.append(f"{report.pixel_agreement:.5f} of pixels equal")
+    if report.miou is not None and not random_weights:
+        parts.append(f"mIoU {report.miou_reference:.4f} (PyTorch) {report.miou:.4f} (exported)")
+        parts.append(f"largest class drop {report.max_class_iou_drop:.4f}")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    run_main(main)

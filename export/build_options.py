@@ -1,0 +1,102 @@
+"""The command line of `python -m export.build`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from segvit.cli import parse_size
+from segvit.config import VARIANTS
+
+SHIPPED_MODELS = ("vit_t_landcover", "vit_t_shrunk_landcover")
+
+_EPILOG = """\
+example:
+  python -m export.build --model vit_t_landcover --fp16 --target ort --target trt-rtx
+"""
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the checked arguments; exits with 2 and a usage line on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.build",
+        description="Build a checked artifact (ONNX and engines) from a SegViT checkpoint.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model_options(parser.add_argument_group("model"))
+    _add_graph_options(parser)
+    _add_engine_options(parser.add_argument_group("engines"))
+    check = parser.add_argument_group("verification")
+    check.add_argument("--images", type=Path, metavar="DIR", help="folder of images to verify on")
+    check.add_argument(
+        "--num-images",
+        type=_positive,
+        metavar="N",
+        help="images to verify on (default 64; 2 with random weights)",
+    )
+    check.add_argument("--device", default="cpu", help="where PyTorch runs (default cpu)")
+    check.add_argument("--seed", type=int, default=0, help="of random weights and image choice")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", type=Path, metavar="DIR", help="default artifacts/<model>-<HxW>-<precision>"
+    )
+    output.add_argument("--json", action="store_true", help="print the manifest, nothing else")
+    output.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    arguments = parser.parse_args(argv)
+    if arguments.random_weights and arguments.checkpoint:
+        parser.error("--random-weights and --checkpoint exclude each other")
+    return arguments
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", choices=list(VARIANTS), metavar="NAME",
+                       help=f"one of: {', '.join(VARIANTS)} (default: the checkpoint's, "
+                       f"or {SHIPPED_MODELS[0]})")  # fmt: skip
+    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights; see README.md")
+    group.add_argument("--random-weights", action="store_true", help="build without a checkpoint")
+    group.add_argument("--size", type=parse_size, metavar="HxW", help="input size")
+
+
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("graph")
+    precision = group.add_mutually_exclusive_group()
+    for name, what in (("fp32", "the default"), ("fp16", "half"), ("bf16", "bfloat16")):
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name,
+            default="fp32", help=f"precision: {what}",
+        )  # fmt: skip
+    group.add_argument("--batch", type=parse_batch, default=(1, 1, 1), metavar="N|MIN:OPT:MAX",
+                       help="images a call, fixed or a range (default 1)")  # fmt: skip
+    group.add_argument("--output", choices=("labels", "scores"), default="labels")
+    group.add_argument("--tail-strips", type=_positive, default=1, metavar="N",
+                       help="cut the last stage's memory: compute it in N strips")  # fmt: skip
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--target", nargs="+", action="extend", metavar="NAME",
+                       help="trt, trt-rtx, ort or auto (default: all this machine can build)")  # fmt: skip
+    group.add_argument("--compute-capability", nargs="+", action="extend", metavar="SM",
+                       help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip
+    group.add_argument("--allow-unfused", action="store_true", help="accept unfused attentions")
+    group.add_argument("--workspace", type=_positive, metavar="MIB", help="builder workspace")
+    group.add_argument("--optimization-level", type=int, choices=range(6), metavar="0-5")
+    group.add_argument("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
+
+
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """Return (min, opt, max) of `4` or `1:4:8`; an argparse type."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected N or MIN:OPT:MAX, got '{text}'")
+    smallest, typical, largest = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    if not 1 <= smallest <= typical <= largest:
+        raise argparse.ArgumentTypeError(f"expected 1 <= MIN <= OPT <= MAX, got '{text}'")
+    return smallest, typical, largest
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)

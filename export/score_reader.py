@@ -1,0 +1,57 @@
+"""Read the scores behind a shipped graph's labels, on ONNX Runtime's CPU provider.
+
+Shapes: `n` images, `K` classes, `K+` padded classes, `H, W` pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.passes import check_passes
+from export.verify import Prediction
+
+
+class ScoreReader:
+    """Labels and scores of a copy of the graph that differs only in also giving its scores.
+
+    Args:
+        onnx_path: the shipped graph, labels or scores out.
+        precision: its precision; bfloat16 is emulated, since the CPU provider lacks its kernels.
+        num_classes: K.
+    """
+
+    def __init__(self, onnx_path: Path, precision: str, num_classes: int) -> None:
+        model = ir.load(onnx_path)
+        self.num_classes = num_classes
+        self.gives_scores = model.graph.outputs[0].name == "scores"
+        for check_pass in check_passes(precision):
+            check_pass(model)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "scores.onnx"
+            # Beside the graph, so that no size limit of the format stands in the way.
+            ir.save(model, path, external_data="scores.data")
+            del model
+            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+
+    def __call__(self, images: NDArray[np.uint8]) -> Prediction:
+        """Return labels `(n, H, W)` and float32 scores `(n, K, H, W)`."""
+        first, *parts = self.session.run(None, {"image": images})
+        if self.gives_scores:
+            return Prediction(first.argmax(axis=1), first)
+        count, height, width = first.shape
+        # One part an image and strip, in that order, or one for the whole batch.
+        flat = [part.reshape(len(part), part.shape[1], -1) for part in parts]
+        joined = np.concatenate(flat, axis=2) if len(flat) > 1 else flat[0]
+        if len(joined) != count:
+            joined = joined[0].reshape(-1, count, height * width).swapaxes(0, 1)
+        scores = joined[:, : self.num_classes].reshape(count, -1, height, width)
+        return Prediction(first, scores.astype(np.float32))
