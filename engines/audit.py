@@ -167,19 +167,18 @@ def _find_wrong_precision(products: list[Kernel], graph: Graph) -> tuple[tuple[s
 
 
 def _split_parts(kernels: list[Kernel]) -> dict[str, Part]:
+    """Return the parts; a copy that the compiler made, without nodes, goes with its predecessor."""
     groups: dict[str, list[Kernel]] = {}
+    part = OTHER_PART
     for kernel in kernels:
-        groups.setdefault(_part_of(kernel), []).append(kernel)
-    order = (*_PARTS.values(), OTHER_PART)
+        found = Counter(_PARTS.get(name.split("/")[0], OTHER_PART) for name in kernel.nodes)
+        part = found.most_common(1)[0][0] if found else part
+        groups.setdefault(part, []).append(kernel)
     return {
-        name: Part(len(groups[name]), _traffic_mb(groups[name])) for name in order if name in groups
+        name: Part(len(groups[name]), _traffic_mb(groups[name]))
+        for name in (*_PARTS.values(), OTHER_PART)
+        if name in groups
     }
-
-
-def _part_of(kernel: Kernel) -> str:
-    """Return the part that most of a kernel's nodes belong to, the earlier one on a tie."""
-    found = Counter(_PARTS.get(name.split("/")[0], OTHER_PART) for name in kernel.nodes)
-    return found.most_common(1)[0][0] if found else OTHER_PART
 
 
 def _traffic_mb(kernels: list[Kernel]) -> float | None:

@@ -47,7 +47,8 @@ class BuildProgress:
     def finish(self, name: str) -> None:
         """Note that a phase ended."""
         with self._lock:
-            self._finished = self._finished or self._phases.pop(name, None) is not None
+            phase = self._phases.pop(name, None)
+            self._finished = self._finished or (phase is not None and phase.parent is None)
 
     def cancel(self) -> None:
         """Ask the builder to stop at its next step."""
@@ -66,8 +67,10 @@ class BuildProgress:
             return min(share, 1.0) * _PERCENT
 
     def phase(self) -> str:
-        """Return the name of the innermost phase at work."""
+        """Return the name of the innermost phase at work, or that the build is stopping."""
         with self._lock:
+            if self._cancelled:
+                return "stopping after this step"
             return next(reversed(self._phases), "") if self._phases else ""
 
 

@@ -65,7 +65,7 @@ def build_targets(
         taken: layer lists that are there already, each with the engine it belongs to.
 
     Raises:
-        ValueError: if a target asked for by name cannot be built here.
+        ValueError: if a target asked for by name, or any at all, cannot be built here.
         EngineBuildError: if a builder refuses.
         AuditError: if an engine is not what was asked for.
     """
@@ -95,6 +95,9 @@ def build_targets(
             entries.append(entry)
             audits[entry.file] = audit
             report(f"{target} {' '.join(group)}: {audit.describe()}, {engine.build_seconds:.1f} s")
+    if not entries:
+        reasons = "; ".join(f"{entry.target}: {entry.reason}" for entry in not_built)
+        raise ValueError(f"nothing can be built here: {reasons}")
     written = [name for entry in entries if entry.layers for name in (entry.file, entry.layers)]
     return TargetBuilds(
         entries=tuple(entries),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from engines.devices import Device, parse_device
 from engines.target import AUTO, PREFERENCE, Target, cannot_run_reason, parse_targets
-from export.manifest import BuiltTarget, Manifest, ManifestError, TensorSpec
+from export.manifest import BuiltTarget, Manifest, TensorSpec
 
 Images = npt.NDArray[np.uint8]
 Output = npt.NDArray[Any]
@@ -72,8 +72,9 @@ def open_runtime(
 
     Raises:
         FileNotFoundError: if there is no artifact.
-        ManifestError: if a file was changed, or was built for another version or GPU.
-        ValueError: if no engine of that target is there, or it cannot run here.
+        ManifestError: if the manifest or a file it lists is not as built.
+        ValueError: if there is no engine of that target, or it cannot run here: no GPU, another
+            GPU or version than it was built for.
     """
     folder = Path(artifact)
     manifest = Manifest.read(folder)
@@ -116,7 +117,7 @@ def find_entry(
     """Return the entry of a target, for one compute capability where one is given.
 
     Raises:
-        ManifestError: if there is none; the message has the command that makes one.
+        ValueError: if there is none; the message has the command that makes one.
     """
     entries = [entry for entry in manifest.targets if entry.target == target]
     fitting = [e for e in entries if capability is None or capability in e.compute_capabilities]
@@ -125,10 +126,10 @@ def find_entry(
     build = f"build it: python -m engines.build --artifact {folder} --target {target}"
     if not entries:
         have = ", ".join(dict.fromkeys(entry.target for entry in manifest.targets)) or "none"
-        raise ManifestError(f"'{folder}' holds no {target} engine, only {have}; {build}")
+        raise ValueError(f"'{folder}' holds no {target} engine, only {have}; {build}")
     built = ", ".join(sorted({sm for entry in entries for sm in entry.compute_capabilities}))
     extra = f" --compute-capability {capability}" if target is Target.TRT_RTX else ""
-    raise ManifestError(
+    raise ValueError(
         f"'{folder}' holds {target} engines for {built}, and this GPU is {capability}; "
         f"{build}{extra}"
     )
@@ -174,6 +175,6 @@ def _passing_over_reason(
 
     try:
         find_usable_entry(folder, manifest, target, device.index)
-    except ManifestError as error:
+    except ValueError as error:
         return str(error)
     return None

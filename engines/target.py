@@ -40,6 +40,8 @@ def import_tensorrt(target: Target) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None  # Ctrl-C while a C extension initialised
         # OSError: the wheel is there but a shared library under it is not.
         reason = "is not installed" if find_spec(name) is None else f"does not load ({error})"
         raise ImportError(f"{name} {reason}; {_install_hint(target)}") from error

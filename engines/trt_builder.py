@@ -95,25 +95,39 @@ def build_engine(
         KeyboardInterrupt: after Ctrl-C, once the builder has stopped.
     """
     options = options or BuildOptions()
-    trt = import_tensorrt(target)
     label = f"{target} {' '.join(compute_capabilities)}"
+    state = BuildProgress()
+    return _run_interruptibly(
+        lambda: _build(Path(onnx_path), target, compute_capabilities, options, label, state),
+        state,
+        label,
+        progress,
+    )
+
+
+def _build(
+    path: Path,
+    target: Target,
+    compute_capabilities: tuple[str, ...],
+    options: BuildOptions,
+    label: str,
+    state: BuildProgress,
+) -> BuiltEngine:
+    trt = import_tensorrt(target)
     logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, network, Path(onnx_path), logger, label)
+    _parse(parser, network, path, logger, label)
     config = builder.create_builder_config()
     _configure(trt, config, options)
     if target is Target.TRT_RTX:
         _set_capabilities(trt, config, compute_capabilities)
     _add_profile(builder, network, config, options.batch)
     cache = _load_timing_cache(config, options.timing_cache, target)
-    state = BuildProgress()
     config.progress_monitor = _make_monitor(trt, state)
     started = time.perf_counter()
-    plan = _run_interruptibly(
-        lambda: builder.build_serialized_network(network, config), state, label, progress
-    )
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         said = logger.describe_errors() or "the builder gave no reason"
         raise EngineBuildError(f"engine for {label} was not built: {said}")
@@ -259,36 +273,43 @@ def _load_timing_cache(config: Any, path: Path | None, target: Target) -> Any:
 
 
 def _run_interruptibly(
-    build: Callable[[], Any], state: BuildProgress, label: str, progress: bool
-) -> Any:
+    build: Callable[[], BuiltEngine], state: BuildProgress, label: str, progress: bool
+) -> BuiltEngine:
     """Return what `build` returns, run in a thread so that Ctrl-C is heard while it runs.
 
     Python handles signals between its own instructions on the main thread, and the builder gives
-    none back for seconds at a time.
+    none back for seconds at a time. Nor may an interrupt be raised inside the builder's callbacks:
+    C++ does not survive it. So the main thread only waits, and never leaves before the builder.
     """
-    outcome: list[Any] = []
+    built: list[BuiltEngine] = []
     failure: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
-            outcome.append(build())
+            built.append(build())
         except BaseException as error:  # raised again below, on the thread that waits
             failure.append(error)
+        finally:
+            done.set()
 
     worker = threading.Thread(target=work, name="engine build", daemon=True)
-    worker.start()
+    interrupted = False
     with show_progress(state, label, progress) as refresh:
-        try:
-            while worker.is_alive():
-                worker.join(_POLL_SECONDS)
+        worker.start()
+        # Not `join`: interrupted, Python 3.11's takes the thread for finished.
+        while not done.is_set():
+            try:
+                done.wait(_POLL_SECONDS)
                 refresh()
-        except KeyboardInterrupt:
-            state.cancel()
-            worker.join()
-            raise
+            except KeyboardInterrupt:
+                state.cancel()
+                interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
     if failure:
         raise failure[0]
-    return outcome[0]
+    return built[0]
 
 
 def _read_kernels(

@@ -23,12 +23,12 @@ def find_usable_entry(folder: Path, manifest: Manifest, target: Target, device: 
     """Return the engine made for this GPU by the TensorRT installed here.
 
     Raises:
-        ManifestError: if there is none; the message has the command that makes one.
+        ValueError: if there is none; the message has the command that makes one.
     """
     entry = find_entry(folder, manifest, target, own_compute_capability(device))
     installed = installed_version(target)
     if entry.version != installed:
-        raise ManifestError(
+        raise ValueError(
             f"'{folder / entry.file}' was built by {target} {entry.version}, installed is "
             f"{installed}; install that version, or rebuild it: "
             f"python -m engines.build --artifact {folder} --target {target}"
@@ -50,7 +50,8 @@ class TrtRuntime:
         notes: what `open_runtime` passed over.
 
     Raises:
-        ManifestError: if the engine was changed, or made for another GPU or version.
+        ManifestError: if the engine was changed.
+        ValueError: if it was made for another GPU or version.
         TrtRuntimeError: if TensorRT cannot load it.
     """
 

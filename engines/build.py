@@ -1,0 +1,239 @@
+"""Engines from an existing ONNX file: for a machine that has the GPU but not the checkpoint.
+
+An artifact gains engines, or has them replaced; a failure leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import onnx
+
+from engines.build_targets import TargetBuilds, build_targets
+from engines.graph import load_without_weights
+from engines.target import AUTO, parse_targets
+from engines.trt_builder import BuildOptions
+from export.build_options import parse_batch
+from export.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    TensorSpec,
+    hash_file,
+    stage_artifact,
+    verify_file,
+)
+from segvit.atomic import make_folder
+from segvit.cli import run_main
+
+_EXAMPLE = """example:
+  python -m engines.build --artifact artifacts/vit_t_landcover-256x256-fp16 \\
+      --target trt-rtx --compute-capability SM86 SM89
+"""
+Batch = tuple[int, int, int]
+
+_ONNX_NAME = "model.onnx"
+_DYNAMIC_BATCH: Batch = (1, 4, 8)
+_UNCHECKED = "built by engines.build from an ONNX file: parity with the checkpoint not measured"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, audit and add engines; return the exit code."""
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.artifact is not None and arguments.out is not None:
+        parser.error("--out goes with --onnx; --artifact is extended in place")
+    if arguments.onnx is not None and arguments.out is None:
+        parser.error("--onnx needs --out, the folder of the new artifact")
+    if arguments.artifact is not None:
+        folder = arguments.artifact
+        manifest, builds = _extend_artifact(folder, arguments)
+    else:
+        folder = arguments.out
+        manifest, builds = _make_artifact(arguments.onnx, folder, arguments)
+    if arguments.json:
+        print(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
+        return 0
+    for missing in builds.not_built:
+        print(f"not built: {missing.target}: {missing.reason}")
+    for warning in builds.warnings:
+        print(f"warning: {warning}")
+    print(f"wrote {folder / MANIFEST_NAME}")
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engines.build",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--artifact", type=Path, metavar="DIR", help="the artifact to extend")
+    source.add_argument("--onnx", type=Path, metavar="FILE", help="a model that we exported")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="with --onnx: the new artifact")
+    parser.add_argument(
+        "--batch",
+        type=parse_batch,
+        metavar="MIN:OPT:MAX",
+        help="of a model with a dynamic batch (default: the artifact's, or 1:4:8)",
+    )
+    _add_builder_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the manifest, nothing else")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    return parser
+
+
+def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--target", nargs="+", action="extend", metavar="NAME",
+        help="trt, trt-rtx, ort or auto (default: all this machine can build)")  # fmt: skip
+    add("--compute-capability", nargs="+", action="extend", metavar="SM",
+        help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip
+    add("--allow-unfused", action="store_true", help="accept unfused attentions")
+    add("--workspace", type=int, metavar="MIB", help="builder workspace")
+    add("--optimization-level", type=int, choices=range(6), metavar="0-5")
+    add("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
+
+
+def _build_options(arguments: argparse.Namespace, batch: Batch) -> BuildOptions:
+    options = BuildOptions(
+        batch=batch,
+        workspace_mib=arguments.workspace,
+        optimization_level=arguments.optimization_level,
+        timing_cache=arguments.timing_cache,
+    )
+    if arguments.compute_capability:
+        options = replace(options, compute_capabilities=tuple(arguments.compute_capability))
+    return options
+
+
+def _extend_artifact(folder: Path, arguments: argparse.Namespace) -> tuple[Manifest, TargetBuilds]:
+    """Build beside the artifact's files, then move everything in, the manifest last."""
+    manifest = Manifest.read(folder)
+    onnx_path = verify_file(folder, _ONNX_NAME, manifest)
+    for name in manifest.files:
+        if name.startswith(f"{_ONNX_NAME}."):  # external data of a model above 2 GB
+            verify_file(folder, name, manifest)
+    if arguments.batch is not None:
+        manifest = replace(manifest, batch=_agree_batch(manifest, arguments.batch))
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
+        staged = Path(name)
+        taken = {entry.layers: entry.file for entry in manifest.targets if entry.layers}
+        builds = _build(onnx_path, staged, manifest, arguments, taken)
+        manifest = _complete(manifest, builds)
+        # Written while the old manifest still stands: moving needs no more space on the disk.
+        manifest.write(staged)
+        for file in (*builds.files, MANIFEST_NAME):
+            (staged / file).replace(folder / file)
+    return manifest, builds
+
+
+def _make_artifact(
+    source: Path, folder: Path, arguments: argparse.Namespace
+) -> tuple[Manifest, TargetBuilds]:
+    """Make an artifact of a copy of an ONNX file."""
+    manifest = _describe_onnx(source, arguments.batch)
+    make_folder(folder.parent)
+    with stage_artifact(folder) as staged:
+        onnx_path = staged / _ONNX_NAME
+        files = {_ONNX_NAME: source, **_external_files(source)}
+        for name, path in files.items():
+            shutil.copyfile(path, staged / name)
+        manifest = replace(manifest, files={name: hash_file(staged / name) for name in files})
+        builds = _build(onnx_path, staged, manifest, arguments, {})
+        manifest = _complete(replace(manifest, warnings=(_UNCHECKED,)), builds)
+        manifest.write(staged)
+    return manifest, builds
+
+
+def _build(
+    onnx_path: Path,
+    folder: Path,
+    manifest: Manifest,
+    arguments: argparse.Namespace,
+    taken: dict[str, str],
+) -> TargetBuilds:
+    def report(line: str) -> None:
+        print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    names = arguments.target or [AUTO]
+    targets = parse_targets(names)
+    report(f"building {manifest.model.name} in {manifest.precision} for {', '.join(names)}")
+    return build_targets(
+        onnx_path,
+        targets,
+        _build_options(arguments, manifest.batch),
+        manifest.precision,
+        folder,
+        allow_unfused=arguments.allow_unfused,
+        progress=not arguments.json,
+        report=report,
+        taken=taken,
+    )
+
+
+def _complete(manifest: Manifest, builds: TargetBuilds) -> Manifest:
+    grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
+    warnings = dict.fromkeys((*manifest.warnings, *builds.warnings))
+    return replace(grown, warnings=tuple(warnings))
+
+
+def _describe_onnx(path: Path, batch: Batch | None) -> Manifest:
+    """Return the manifest that an exported ONNX file's own metadata and tensors give."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such ONNX file", str(path))
+    model = load_without_weights(path)
+    initial = {tensor.name for tensor in model.graph.initializer}
+    source = next(value for value in model.graph.input if value.name not in initial)
+    outputs = tuple(map(_tensor_spec, model.graph.output))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    manifest = Manifest.from_metadata(metadata, _tensor_spec(source), outputs)
+    return replace(manifest, batch=_agree_batch(manifest, batch))
+
+
+def _agree_batch(manifest: Manifest, batch: Batch | None) -> Batch:
+    """Return the batch of a static graph, or the one asked for of a dynamic graph."""
+    size = manifest.input.shape[0]
+    if isinstance(size, str):
+        return batch or _DYNAMIC_BATCH
+    if batch is not None and set(batch) != {size}:
+        raise ValueError(
+            f"--batch: expected {size}, the ONNX file's static batch, got "
+            f"{':'.join(map(str, batch))}; export it again with "
+            "python -m export.build --batch MIN:OPT:MAX"
+        )
+    return size, size, size
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    shape = tuple(size.dim_param or int(size.dim_value) for size in kind.shape.dim)
+    return TensorSpec(value.name, str(dtype), shape)
+
+
+def _external_files(path: Path) -> dict[str, Path]:
+    """Return the files beside an ONNX file that hold its weights, by name."""
+    model = onnx.load(path, load_external_data=False)
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"'{path}': weights in '{name}', expected a file beside the model")
+    return {name: path.parent / name for name in sorted(names)}
+
+
+if __name__ == "__main__":
+    run_main(main)
