@@ -109,7 +109,7 @@ def class_shares(labels: Labels, num_classes: int) -> npt.NDArray[np.float64]:
     return np.asarray(counts[:num_classes] / max(labels.size, 1), np.float64)
 
 
-def list_images(inputs: Iterable[str | Path]) -> list[Path]:
+def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     """Return the images that files, folders (not those inside them) and globs name, in order.
 
     A file is taken whatever its suffix; of a folder, or where a glob also finds other files, those

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from segvit.images import (
     class_shares,
     draw_overlay,
-    list_images,
+    find_images,
     read_image,
     resize_image,
     resize_labels,
@@ -265,23 +265,23 @@ def test_files_folders_and_globs_are_listed_once(tmp_path: Path, picture: np.nda
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "d.png").write_bytes(b"x")
-    names = [path.name for path in list_images([tmp_path])]
+    names = [path.name for path in find_images([tmp_path])]
     assert names == ["a.png", "b.png", "c.JPG"]
-    assert list_images([tmp_path / "b.png", tmp_path]) == [
+    assert find_images([tmp_path / "b.png", tmp_path]) == [
         tmp_path / "b.png", tmp_path / "a.png", tmp_path / "c.JPG",
     ]  # fmt: skip
-    assert [path.name for path in list_images([f"{tmp_path}/**/*.png"])] == [
+    assert [path.name for path in find_images([f"{tmp_path}/**/*.png"])] == [
         "a.png",
         "b.png",
         "d.png",
     ]
-    assert [path.name for path in list_images([f"{tmp_path}/*"])] == ["a.png", "b.png", "c.JPG"]
+    assert [path.name for path in find_images([f"{tmp_path}/*"])] == ["a.png", "b.png", "c.JPG"]
 
 
 def test_an_input_that_names_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such image, folder or pattern"):
-        list_images([tmp_path / "none.png"])
+        find_images([tmp_path / "none.png"])
     with pytest.raises(ValueError, match=r"holds no images; expected files ending in \.bmp"):
-        list_images([tmp_path])
+        find_images([tmp_path])
     with pytest.raises(ValueError, match=r"\*\.png' holds no images"):
-        list_images([f"{tmp_path}/*.png"])
+        find_images([f"{tmp_path}/*.png"])
