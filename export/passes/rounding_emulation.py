@@ -20,7 +20,7 @@ class RoundingEmulationPass(ir.passes.InPlacePass):
         """Return the model in float32; unmodified where nothing is bfloat16."""
         graph, low = model.graph, ir.DataType.BFLOAT16
         constants = [v for v in graph.initializers.values() if v.dtype == low]
-        nodes = [n for n in graph if any(v.dtype == low for v in n.outputs)]
+        nodes = [n for n in graph if any(v.dtype == low for v in n.outputs) and not _rounds(n)]
         for value in constants:
             assert value.const_value is not None
             widened = value.const_value.numpy().astype("float32")
@@ -45,3 +45,10 @@ class RoundingEmulationPass(ir.passes.InPlacePass):
         graph.insert_after(node, (down, up))
         for user, index in uses:
             user.replace_input_with(index, up.outputs[0])
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = up.outputs[0]
+
+
+def _rounds(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and (node.name or "").endswith("/round")

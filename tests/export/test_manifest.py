@@ -293,7 +293,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path, folder: Path) ->
     assert e.value.filename == str(blocked)
     with pytest.raises(NotADirectoryError) as e:
         Manifest.read(folder).write(blocked)
-    assert e.value.filename == str(blocked / "manifest.json")
+    assert e.value.filename == str(blocked)
 
 
 def test_a_full_disk_leaves_the_earlier_manifest(folder: Path) -> None:

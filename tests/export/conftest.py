@@ -1,0 +1,15 @@
+"""Checkpoints of the original implementation, and small traced graphs."""
+
+from __future__ import annotations
+
+import pytest
+
+from segvit.checkpoint import load_checkpoint
+from segvit.model import SegViT
+from tests.tiny_models import GOLDEN
+
+
+@pytest.fixture(params=("base", "single", "shrunk"))
+def golden_model(request: pytest.FixtureRequest) -> SegViT:
+    """A checkpoint of the original implementation, one a head."""
+    return load_checkpoint(GOLDEN / f"{request.param}_s0.pth")
