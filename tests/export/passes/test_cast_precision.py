@@ -59,7 +59,7 @@ def test_twice_is_once() -> None:
 def test_kept_nodes_stay_float32_between_casts() -> None:
     model = traced_graph()
     images = random_images(1, 64, 64)
-    CastPrecisionPass(FP16, keep_float32=["^tail/"])(model)
+    CastPrecisionPass(FP16, {"^tail/": FP32})(model)
     kept = [node for node in model.graph if node.name and node.name.startswith("tail/")]
     floats = [v.dtype for node in kept for v in node.outputs if v.dtype in (FP16, FP32)]
     assert floats
