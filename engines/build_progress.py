@@ -77,7 +77,7 @@ class BuildProgress:
 @contextmanager
 def show_progress(state: BuildProgress, label: str, shown: bool) -> Iterator[Callable[[], None]]:
     """Yield a function that redraws the bar; on anything but a terminal there is none."""
-    layout = "{desc}: {percentage:3.0f}%|{bar:24}| {elapsed} {postfix}"
+    layout = "{desc}: {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}"
     disable = None if shown else True
     with tqdm(total=_PERCENT, desc=label, bar_format=layout, leave=False, disable=disable) as bar:
 
