@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from engines.devices import Device, parse_device
 from engines.target import AUTO, PREFERENCE, Target, cannot_run_reason, parse_targets
-from export.manifest import BuiltTarget, Manifest, TensorSpec
+from export.manifest import BuiltTarget, Manifest, TensorSpec, verify_file
 
 Images = npt.NDArray[np.uint8]
 Output = npt.NDArray[Any]
@@ -150,8 +150,10 @@ def _open_target(
     reason = cannot_run_reason(target)
     if device.provider != AUTO:
         reason = f"--device {device} chooses ONNX Runtime's provider; give a GPU's number"
-    find_entry(folder, manifest, target)
+    entry = find_entry(folder, manifest, target)
     if reason is not None:
+        # That an engine was changed matters on every machine, so it is said first.
+        verify_file(folder, entry.file, manifest)
         raise ValueError(f"target '{target}' cannot run here: {reason}")
     from engines.trt_runtime import TrtRuntime
 

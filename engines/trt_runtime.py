@@ -26,14 +26,22 @@ def find_usable_entry(folder: Path, manifest: Manifest, target: Target, device: 
         ValueError: if there is none; the message has the command that makes one.
     """
     entry = find_entry(folder, manifest, target, own_compute_capability(device))
-    installed = installed_version(target)
+    check_version(folder, entry, installed_version(target))
+    return entry
+
+
+def check_version(folder: Path, entry: BuiltTarget, installed: str) -> None:
+    """Accept an engine of the very version installed; others' formats differ.
+
+    Raises:
+        ValueError: if the versions differ; the message has the command that rebuilds.
+    """
     if entry.version != installed:
         raise ValueError(
-            f"'{folder / entry.file}' was built by {target} {entry.version}, installed is "
+            f"'{folder / entry.file}' was built by {entry.target} {entry.version}, installed is "
             f"{installed}; install that version, or rebuild it: "
-            f"python -m engines.build --artifact {folder} --target {target}"
+            f"python -m engines.build --artifact {folder} --target {entry.target}"
         )
-    return entry
 
 
 class TrtRuntime:

@@ -20,7 +20,14 @@ from export.folds import (
     fold_into_weight,
     value_bias,
 )
-from segvit.atm import AtmAttention, AtmStage, CascadeHead, DecoderLayer, SingleHead, TokenProjection
+from segvit.atm import (
+    AtmAttention,
+    AtmStage,
+    CascadeHead,
+    DecoderLayer,
+    SingleHead,
+    TokenProjection,
+)
 from segvit.shrunk import ShrunkHead
 
 # GEMM columns are padded to a multiple of 8, which aligns the class mix.
@@ -141,7 +148,9 @@ class FoldedLayer(nn.Module):
         return self.norm3(self.linear2(hidden) + queries * self.output_gamma), masks
 
 
-def _cross_projections(layer: DecoderLayer) -> tuple[Projection, Projection, Projection, Projection]:
+def _cross_projections(
+    layer: DecoderLayer,
+) -> tuple[Projection, Projection, Projection, Projection]:
     attention = layer.cross_attn
     if isinstance(attention, AtmAttention):
         query, key, value = (Projection.of(p) for p in (attention.q, attention.k, attention.v))

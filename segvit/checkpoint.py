@@ -108,7 +108,14 @@ def _read_file(path: Path) -> tuple[State, dict[str, Any]]:
             f"checkpoint '{path.name}' holds more than tensors and plain containers and is not "
             f"loaded ({_first_line(error)}); save only its state dict and try again"
         ) from error
-    except (SafetensorError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, KeyError) as error:
+    except (
+        SafetensorError,
+        zipfile.BadZipFile,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+    ) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -173,8 +180,17 @@ def _load_native(
         own = SegViTConfig.from_json(metadata["config"])
     except ValueError as error:
         raise CheckpointError(f"checkpoint '{path.name}': {error}") from error
-    if config is not None and replace(config, name=own.name, class_names=own.class_names,
-                                      palette=own.palette, num_classes=own.num_classes) != own:
+    if (
+        config is not None
+        and replace(
+            config,
+            name=own.name,
+            class_names=own.class_names,
+            palette=own.palette,
+            num_classes=own.num_classes,
+        )
+        != own
+    ):
         raise CheckpointError(
             f"checkpoint '{path.name}' does not fit '{config.name}': it is '{own.name}', "
             f"try --model {own.name}"
@@ -189,7 +205,9 @@ def _load_official(
     meta = metadata.get("mmseg", {})
     inferred = _infer_config(path, state, meta)
     chosen = config or inferred
-    rows = state.get(f"decode_head.{'atm.' if _head_kind(state) == 'shrunk' else ''}class_embed.bias")
+    rows = state.get(
+        f"decode_head.{'atm.' if _head_kind(state) == 'shrunk' else ''}class_embed.bias"
+    )
     if rows is not None and len(rows) - 1 != chosen.num_classes:
         chosen = replace(chosen, num_classes=len(rows) - 1, class_names=(), palette=())
     chosen = _named_classes(chosen, meta)
@@ -274,9 +292,13 @@ def _infer_config(path: Path, state: State, meta: Mapping[str, Any]) -> SegViTCo
     width = patches.shape[-1] if patches is not None else 0
     depth = len({m[1] for k in state if (m := re.match(r"backbone\.layers\.(\d+)\.", k))})
     image_size = round((patches.shape[1] - 1) ** 0.5) * 16 if patches is not None else 0
-    classes = state.get("decode_head.class_embed.bias", state.get("decode_head.atm.class_embed.bias"))
+    classes = state.get(
+        "decode_head.class_embed.bias", state.get("decode_head.atm.class_embed.bias")
+    )
     num_classes = len(classes) - 1 if classes is not None else 0
-    family = [c for c in VARIANTS.values() if (c.embed_dim, c.depth, c.head) == (width, depth, head)]
+    family = [
+        c for c in VARIANTS.values() if (c.embed_dim, c.depth, c.head) == (width, depth, head)
+    ]
     if not family or not num_classes or not image_size:
         raise CheckpointError(
             f"checkpoint '{path.name}': a {head} SegViT of width {width or '?'}, depth {depth} and "

@@ -64,7 +64,9 @@ class SegViTConfig:
         if self.image_size <= 0 or self.image_size % self.patch_size:
             raise self._invalid("image_size", f"a multiple of {self.patch_size}", self.image_size)
         if self.embed_dim % self.num_heads:
-            raise self._invalid("embed_dim", f"a multiple of {self.num_heads} heads", self.embed_dim)
+            raise self._invalid(
+                "embed_dim", f"a multiple of {self.num_heads} heads", self.embed_dim
+            )
         if self.decoder_dim % self.decoder_heads:
             expected = f"a multiple of {self.decoder_heads} decoder heads"
             raise self._invalid("decoder_dim", expected, self.decoder_dim)
@@ -74,7 +76,9 @@ class SegViTConfig:
         if not 1 <= self.num_classes <= 65535:
             raise self._invalid("num_classes", "1 to 65535", self.num_classes)
         if (self.head == "shrunk") != (self.shrink_block is not None):
-            raise self._invalid("shrink_block", "set exactly when head is 'shrunk'", self.shrink_block)
+            raise self._invalid(
+                "shrink_block", "set exactly when head is 'shrunk'", self.shrink_block
+            )
         if self.shrink_block is not None and not 0 < self.shrink_block < self.depth:
             raise self._invalid("shrink_block", f"1 to {self.depth - 1}", self.shrink_block)
         for name in ("class_names", "palette"):
@@ -128,7 +132,9 @@ class SegViTConfig:
         }
         if head["type"] not in kinds:
             expected = ", ".join(kinds)
-            raise ValueError(f"mmseg decode_head type: expected one of {expected}, got {head['type']}")
+            raise ValueError(
+                f"mmseg decode_head type: expected one of {expected}, got {head['type']}"
+            )
         if backbone.get("final_norm"):
             raise ValueError("mmseg backbone: final_norm=True is not a SegViT; expected False")
         image_size = backbone["img_size"]

@@ -81,14 +81,18 @@ def read_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     ):
         state[target] = weights.pop(source)
     state["patch_embed.proj.weight"] = weights.pop("embedding/kernel").permute(3, 2, 0, 1)
-    depth = sum(re.fullmatch(r".*encoderblock_\d+/LayerNorm_0/scale", key) is not None for key in weights)
+    depth = sum(
+        re.fullmatch(r".*encoderblock_\d+/LayerNorm_0/scale", key) is not None for key in weights
+    )
     for index in range(depth):
         source, target = f"Transformer/encoderblock_{index}", f"blocks.{index}"
         for theirs, ours in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
             state[f"{target}.{ours}.weight"] = weights.pop(f"{source}/{theirs}/scale")
             state[f"{target}.{ours}.bias"] = weights.pop(f"{source}/{theirs}/bias")
         for theirs, ours in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
-            state[f"{target}.mlp.{ours}.weight"] = weights.pop(f"{source}/MlpBlock_3/{theirs}/kernel").T
+            state[f"{target}.mlp.{ours}.weight"] = weights.pop(
+                f"{source}/MlpBlock_3/{theirs}/kernel"
+            ).T
             state[f"{target}.mlp.{ours}.bias"] = weights.pop(f"{source}/MlpBlock_3/{theirs}/bias")
         attention = f"{source}/MultiHeadDotProductAttention_1"
         kernels = [weights.pop(f"{attention}/{part}/kernel") for part in ("query", "key", "value")]
@@ -97,8 +101,10 @@ def read_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         state[f"{target}.attn.qkv.bias"] = torch.cat([bias.flatten() for bias in biases])
         state[f"{target}.attn.proj.weight"] = weights.pop(f"{attention}/out/kernel").flatten(0, 1).T
         state[f"{target}.attn.proj.bias"] = weights.pop(f"{attention}/out/bias")
-    renamed = {re.sub(r"^Transformer/encoder_norm/|^pre_logits/|^head/", _dotted, key): value
-               for key, value in weights.items()}
+    renamed = {
+        re.sub(r"^Transformer/encoder_norm/|^pre_logits/|^head/", _dotted, key): value
+        for key, value in weights.items()
+    }
     return state | renamed
 
 

@@ -56,7 +56,9 @@ class ATMLoss(nn.Module):
         losses = {}
         final = Prediction(output.class_logits, output.mask_logits)
         for suffix, prediction in [("", final), *((f"_{i}", p) for i, p in enumerate(output.aux))]:
-            classes = torch.where(present, torch.arange(self.num_classes).to(labels), self.num_classes)
+            classes = torch.where(
+                present, torch.arange(self.num_classes).to(labels), self.num_classes
+            )
             losses[f"loss_ce{suffix}"] = F.cross_entropy(
                 prediction.class_logits.float().transpose(1, 2), classes, self.class_weights
             )

@@ -32,9 +32,7 @@ class ShrunkHead(nn.Module):
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:
         """Return one prediction an ATM layer, the final one last, on the training crop's grid."""
         queries = self.upsample_embed.weight.expand(len(taps[-1][0]), -1, -1)
-        for (tokens, _), projection, stage in zip(
-            taps, self.projections, self.stages, strict=True
-        ):
+        for (tokens, _), projection, stage in zip(taps, self.projections, self.stages, strict=True):
             memory = projection(tokens)
             for layer in stage:
                 queries, _ = layer(queries, memory)

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -81,7 +80,9 @@ class TrainingRun:
         torch.manual_seed(settings.seed)
         config = find_variant(settings.model)
         checkpoint = arguments.checkpoint
-        self.model: SegViT = load_checkpoint(checkpoint, config) if checkpoint else build_model(config)
+        self.model: SegViT = (
+            load_checkpoint(checkpoint, config) if checkpoint else build_model(config)
+        )
         self.evaluated = build_model(config)
         optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, settings.weight_decay),
@@ -234,7 +235,9 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", choices=list(VARIANTS), default="vit_t_landcover", metavar="NAME")
+    parser.add_argument(
+        "--model", choices=list(VARIANTS), default="vit_t_landcover", metavar="NAME"
+    )
     parser.add_argument("--dataset", choices=("landcover",), default="landcover")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to start from")

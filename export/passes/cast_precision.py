@@ -100,9 +100,7 @@ class CastPrecisionPass(ir.passes.InPlacePass):
             )
         name = f"{value.name}/{dtype.name}"
         tensor = ir.Tensor(rounded, dtype=dtype, name=name)
-        copy = ir.Value(
-            name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor
-        )
+        copy = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
         self._graph.initializers.add(copy)
         return copy
 

@@ -38,7 +38,9 @@ class RoundingEmulationPass(ir.passes.InPlacePass):
         value.type = ir.TensorType(ir.DataType.FLOAT)
         uses = list(value.uses())
         down = ir.node("Cast", [value], {"to": ir.DataType.BFLOAT16}, name=f"{value.name}/round")
-        up = ir.node("Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{value.name}/widen")
+        up = ir.node(
+            "Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{value.name}/widen"
+        )
         for cast, dtype in ((down, ir.DataType.BFLOAT16), (up, ir.DataType.FLOAT)):
             cast.outputs[0].name = f"{cast.name}/value"
             cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)

@@ -31,7 +31,23 @@ SPLITS = {"val": (0,), "test": (1,), "train": (2, 3, 4)}
 MIN_LAND_SHARE = 0.02
 NUM_CLASSES = len(LANDCOVER_CLASSES)
 # IGBP class -> ours; wetland (11) and urban (13) are too thin at 7.4 km and are ignored.
-_IGBP = {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 8: 1, 6: 2, 7: 2, 9: 2, 10: 3, 12: 4, 14: 4, 16: 5, 15: 6}
+_IGBP = {
+    0: 0,
+    1: 1,
+    2: 1,
+    3: 1,
+    4: 1,
+    5: 1,
+    8: 1,
+    6: 2,
+    7: 2,
+    9: 2,
+    10: 3,
+    12: 4,
+    14: 4,
+    16: 5,
+    15: 6,
+}
 
 Image = NDArray[np.uint8]
 

@@ -41,7 +41,9 @@ def evaluate_landcover(
     """
     matrix = ConfusionMatrix(NUM_CLASSES)
     blocks = data.land_blocks(split)
-    for block in tqdm(blocks, desc=f"evaluate {split}", unit="block", disable=not progress, leave=False):
+    for block in tqdm(
+        blocks, desc=f"evaluate {split}", unit="block", disable=not progress, leave=False
+    ):
         scores = _score_block(predict, data, block, batch_size)
         matrix.update(scores.argmax(axis=0), data.crop(block)[1])
     return matrix

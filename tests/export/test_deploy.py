@@ -57,7 +57,9 @@ def test_shrunk_with_an_odd_grid() -> None:
     assert _relative_error(make_model(config), (80, 80)) < FOLD_RELATIVE
 
 
-@pytest.mark.parametrize(("classes", "dtype"), [(7, torch.uint8), (256, torch.uint8), (257, torch.int32)])
+@pytest.mark.parametrize(
+    ("classes", "dtype"), [(7, torch.uint8), (256, torch.uint8), (257, torch.int32)]
+)
 def test_labels_are_the_best_scores(classes: int, dtype: torch.dtype) -> None:
     model = make_model(make_config(num_classes=classes))
     images = random_images(2, 64, 64)
@@ -76,7 +78,9 @@ def test_strips_change_nothing(golden_model: SegViT, strips: int) -> None:
 
 def test_refuses_what_cannot_work() -> None:
     model = make_model(make_config())
-    with pytest.raises(ValueError, match=r"70x64 is no multiple of the patch size 16; try --size 64x64"):
+    with pytest.raises(
+        ValueError, match=r"70x64 is no multiple of the patch size 16; try --size 64x64"
+    ):
         DeployModel(model, (70, 64))
     with pytest.raises(ValueError, match="tail strips must cut 64 rows"):
         DeployModel(model, (64, 64), tail_strips=5)

@@ -91,7 +91,9 @@ def test_refuses_weights_beyond_the_range() -> None:
     array = value.const_value.numpy().copy()
     array[0, 0] = 1e6
     value.const_value = ir.Tensor(array, name=value.name)
-    with pytest.raises(ValueError, match=r"'encoder.1.fc1.weight' reaches 1e\+06, beyond FLOAT16's"):
+    with pytest.raises(
+        ValueError, match=r"'encoder.1.fc1.weight' reaches 1e\+06, beyond FLOAT16's"
+    ):
         CastPrecisionPass(FP16)(model)
 
 
