@@ -75,10 +75,20 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engine_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--target", nargs="+", action="extend", metavar="NAME",
-                       help="trt, trt-rtx, ort or auto (default: all this machine can build)")  # fmt: skip
-    group.add_argument("--compute-capability", nargs="+", action="extend", metavar="SM",
-                       help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip
+    group.add_argument(
+        "--target",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="trt, trt-rtx, ort or auto (default auto: all that this machine can build)",
+    )
+    group.add_argument(
+        "--compute-capability",
+        nargs="+",
+        action="extend",
+        metavar="SM",
+        help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)",
+    )
     group.add_argument("--allow-unfused", action="store_true", help="accept unfused attentions")
     group.add_argument("--workspace", type=_positive, metavar="MIB", help="builder workspace")
     group.add_argument("--optimization-level", type=int, choices=range(6), metavar="0-5")

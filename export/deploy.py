@@ -12,6 +12,7 @@ from export.folded_encoder import FoldedBlock, FoldedPatchEmbed
 from export.folded_head import fold_head
 from export.tail import Tail
 from segvit.model import SegViT, Size
+from segvit.typed_list import TypedList
 
 
 class DeployModel(nn.Module):
@@ -43,7 +44,7 @@ class DeployModel(nn.Module):
         self.tap_blocks = config.tap_blocks
         grid = (size[0] // patch, size[1] // patch)
         self.patch_embed = FoldedPatchEmbed(model.backbone, config, grid)
-        self.encoder = nn.ModuleList()
+        self.encoder: TypedList[FoldedBlock] = TypedList()
         for block in model.backbone.blocks:
             self.encoder.append(FoldedBlock(block, grid))
             if block.shrinks:

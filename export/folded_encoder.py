@@ -70,7 +70,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     heads = [part.unflatten(2, (num_heads, -1)) for part in (query, key, value)]
     queries, values = heads[0].transpose(1, 2), heads[2].transpose(1, 2)
     keys = heads[1].permute(0, 2, 3, 1)
-    context = (queries @ keys).softmax(dim=-1) @ values
+    context: Tensor = (queries @ keys).softmax(dim=-1) @ values
     return context.transpose(1, 2).flatten(2)
 
 

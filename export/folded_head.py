@@ -6,6 +6,7 @@ Shapes: `B` batch, `Q` queries, `N` tokens of a memory, `d` decoder width, `K` c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from segvit.atm import (
     TokenProjection,
 )
 from segvit.shrunk import ShrunkHead
+from segvit.typed_list import TypedList
 
 # GEMM columns are padded to a multiple of 8, which aligns the class mix.
 CLASS_ALIGNMENT = 8
@@ -86,6 +88,8 @@ class FoldedLayer(nn.Module):
     output_gamma: Tensor
     constant_stream: Tensor
     constant_query: Tensor
+    key: FoldedLinear
+    value: FoldedLinear
 
     def __init__(
         self,
@@ -148,15 +152,14 @@ class FoldedLayer(nn.Module):
         return self.norm3(self.linear2(hidden) + queries * self.output_gamma), masks
 
 
-def _cross_projections(
-    layer: DecoderLayer,
-) -> tuple[Projection, Projection, Projection, Projection]:
+def _cross_projections(layer: DecoderLayer) -> list[Projection]:
+    """Return the query, key, value and output projections of the cross-attention."""
     attention = layer.cross_attn
     if isinstance(attention, AtmAttention):
-        query, key, value = (Projection.of(p) for p in (attention.q, attention.k, attention.v))
+        parts = [Projection.of(linear) for linear in (attention.q, attention.k, attention.v)]
     else:
-        query, key, value = Projection.of(attention.qkv).split(3)
-    return query, key, value, Projection.of(attention.proj)
+        parts = Projection.of(attention.qkv).split(3)
+    return [*parts, Projection.of(attention.proj)]
 
 
 def _fold_memory(
@@ -192,14 +195,14 @@ def _fold_constant_queries(layer: DecoderLayer, constant: Tensor) -> Tensor:
 
 
 def fold_stage(
-    layers: Sequence[DecoderLayer],
+    layers: TypedList[DecoderLayer],
     stream: Affine | None,
     memory: Affine | None,
     constant: Tensor | None,
     predicts_masks: bool,
-) -> nn.ModuleList:
+) -> TypedList[FoldedLayer]:
     """Return the folded layers of one stage; only the last one's masks are read, if any."""
-    folded = nn.ModuleList()
+    folded: TypedList[FoldedLayer] = TypedList()
     for index, layer in enumerate(layers):
         is_last = index == len(layers) - 1
         folded.append(
@@ -258,8 +261,8 @@ class FoldedCascade(nn.Module):
 
     def __init__(self, head: CascadeHead) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(FoldedProjection(p) for p in head.projections)
-        self.stages = nn.ModuleList()
+        self.projections = TypedList(FoldedProjection(p) for p in head.projections)
+        self.stages: TypedList[TypedList[FoldedLayer]] = TypedList()
         stream, constant = None, head.query_embed.weight.detach().double()
         for projection, stage in zip(head.projections, head.stages, strict=True):
             first = constant if not len(self.stages) else None
@@ -270,15 +273,16 @@ class FoldedCascade(nn.Module):
 
     def forward(self, taps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return class probabilities `(B, Q, K+)` and mask logits `(B, Q, N)`."""
-        queries, masks = taps[-1], None
+        queries, stage_masks = taps[-1], []
         for tokens, projection, stage in zip(
             reversed(taps), self.projections, self.stages, strict=True
         ):
             memory = projection(tokens)
             for layer in stage:
-                queries, layer_masks = layer(queries, memory)
-            masks = layer_masks if masks is None else masks + layer_masks
-        return self.classifier(queries), masks
+                queries, masks = layer(queries, memory)
+            stage_masks.append(masks)
+        # Summed pairwise from the left, as the stages come: `sum` would begin with an integer.
+        return self.classifier(queries), reduce(torch.add, stage_masks)
 
 
 class FoldedAtm(nn.Module):
@@ -304,7 +308,7 @@ class FoldedSingle(nn.Module):
     def __init__(self, head: SingleHead) -> None:
         super().__init__()
         single = len(head.projections) == 1
-        self.projections = nn.ModuleList(
+        self.projections: TypedList[FoldedProjection | TokenProjection] = TypedList(
             FoldedProjection(p) if single else p for p in head.projections
         )
         memory = Affine.of(head.projections[0].norm) if single else None
@@ -323,8 +327,8 @@ class FoldedShrunk(nn.Module):
 
     def __init__(self, head: ShrunkHead) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(FoldedProjection(p) for p in head.projections)
-        self.stages = nn.ModuleList()
+        self.projections = TypedList(FoldedProjection(p) for p in head.projections)
+        self.stages: TypedList[TypedList[FoldedLayer]] = TypedList()
         stream, constant = None, head.upsample_embed.weight.detach().double()
         for projection, stage in zip(head.projections, head.stages, strict=True):
             first = constant if not len(self.stages) else None

@@ -76,9 +76,10 @@ class Tail(nn.Module):
         scores = (mixing @ upsampled.flatten(2)).unflatten(2, self.crop)
         if self.size != self.crop:
             scores = F.interpolate(scores, size=self.size, mode="bilinear")
-        if self.output == "scores":
-            return scores[:, : self.num_classes]
-        return scores.argmax(dim=1).to(self.dtype)
+        output: Tensor = scores[:, : self.num_classes]
+        if self.output == "labels":
+            output = scores.argmax(dim=1).to(self.dtype)
+        return output
 
     def _take_rows(self, masks: Tensor, strip: int) -> Tensor:
         """Return the mask rows a strip needs, one more on either side where there is one."""

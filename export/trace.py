@@ -44,7 +44,8 @@ def trace_model(model: DeployModel, size: Size, batch: int | None) -> ir.Model:
         )
     assert program is not None
     traced = program.model
-    dimension = traced.graph.inputs[0].shape[0]
+    shape = traced.graph.inputs[0].shape
+    dimension = shape[0] if shape else None
     if batch is None and isinstance(dimension, int):
         raise RuntimeError(f"the batch dimension was asked to be dynamic and came out {dimension}")
     return traced

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segvit.config import SegViTConfig
+from segvit.typed_list import TypedList
 from segvit.vit import Attention, Grid, merge_heads, split_heads
 
 DROPOUT = 0.1
@@ -48,10 +49,10 @@ class AtmAttention(nn.Module):
     def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the context `(B, Q, d)` and the mask logits `(B, Q, N)`."""
         query, key, value = self.q(queries), self.k(tokens), self.v(tokens)
-        heads = [split_heads(part, self.num_heads) for part in (query, key, value)]
-        dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
         masks = (query * self.mask_scale) @ key.transpose(1, 2)
+        query, key, value = (split_heads(part, self.num_heads) for part in (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.proj(merge_heads(context)), masks
 
 
@@ -100,11 +101,11 @@ class TokenProjection(nn.Module):
         return output
 
 
-def make_stage(config: SegViTConfig, predicts_masks: bool = True) -> nn.ModuleList:
+def make_stage(config: SegViTConfig, predicts_masks: bool = True) -> TypedList[DecoderLayer]:
     """Return the decoder layers of one stage."""
     dim, heads = config.decoder_dim, config.decoder_heads
     layers = range(config.decoder_layers)
-    return nn.ModuleList(DecoderLayer(dim, heads, predicts_masks) for _ in layers)
+    return TypedList(DecoderLayer(dim, heads, predicts_masks) for _ in layers)
 
 
 class CascadeHead(nn.Module):
@@ -114,8 +115,8 @@ class CascadeHead(nn.Module):
         super().__init__()
         dim, taps = config.decoder_dim, config.tap_blocks
         self.query_embed = nn.Embedding(config.num_classes, dim)
-        self.projections = nn.ModuleList(TokenProjection(config.embed_dim, dim) for _ in taps)
-        self.stages = nn.ModuleList(make_stage(config) for _ in taps)
+        self.projections = TypedList(TokenProjection(config.embed_dim, dim) for _ in taps)
+        self.stages = TypedList(make_stage(config) for _ in taps)
         self.class_embed = nn.Linear(dim, config.num_classes + 1)
 
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:
@@ -160,7 +161,7 @@ class SingleHead(nn.Module):
     def __init__(self, config: SegViTConfig) -> None:
         super().__init__()
         dim = config.decoder_dim
-        self.projections = nn.ModuleList(
+        self.projections = TypedList(
             TokenProjection(config.embed_dim, dim) for _ in config.tap_blocks
         )
         self.atm = AtmStage(config)

@@ -145,7 +145,7 @@ def _read_npz(path: Path) -> tuple[State, dict[str, Any]]:
 
 def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
     scalar = np.float64(0).__reduce__()[0]
-    allowed = [
+    allowed: list[Any] = [
         (scalar, "numpy.core.multiarray.scalar"),
         (scalar, "numpy._core.multiarray.scalar"),
         np.dtype,

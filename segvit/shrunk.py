@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segvit.atm import AtmStage, Prediction, TokenProjection, make_stage
 from segvit.config import SegViTConfig
+from segvit.typed_list import TypedList
 from segvit.vit import Grid
 
 
@@ -25,8 +26,8 @@ class ShrunkHead(nn.Module):
         dim, taps = config.decoder_dim, config.tap_blocks
         self.grid: Grid = (config.grid_size, config.grid_size)
         self.upsample_embed = nn.Embedding(config.grid_size**2, dim)
-        self.projections = nn.ModuleList(TokenProjection(config.embed_dim, dim) for _ in taps)
-        self.stages = nn.ModuleList(make_stage(config, predicts_masks=False) for _ in taps)
+        self.projections = TypedList(TokenProjection(config.embed_dim, dim) for _ in taps)
+        self.stages = TypedList(make_stage(config, predicts_masks=False) for _ in taps)
         self.atm = AtmStage(config)
 
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:

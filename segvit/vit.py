@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segvit.config import SegViTConfig
+from segvit.typed_list import TypedList
 
 LAYER_NORM_EPS = 1e-6
 
@@ -126,7 +127,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid_size**2, dim))
         step = config.drop_path_rate / max(config.depth - 1, 1)
-        self.blocks = nn.ModuleList(
+        self.blocks = TypedList(
             Block(dim, config.num_heads, index * step, shrinks=index == config.shrink_block)
             for index in range(config.depth)
         )

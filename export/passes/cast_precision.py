@@ -49,7 +49,7 @@ class CastPrecisionPass(ir.passes.InPlacePass):
             if output.dtype in _LOW:
                 graph.outputs[index] = self._restore_output(output)
         for value in floats:
-            if not value.uses() and not value.is_graph_output():
+            if value.name and not value.uses() and not value.is_graph_output():
                 graph.initializers.pop(value.name)
         return ir.passes.PassResult(model, modified=True)
 
@@ -62,8 +62,9 @@ class CastPrecisionPass(ir.passes.InPlacePass):
         wanted = self._wanted(node)
         fixed = _FIXED_INPUTS.get(node.op_type, set())
         for index, value in enumerate(node.inputs):
-            is_float = value is not None and value.dtype in (ir.DataType.FLOAT, *_LOW)
-            if is_float and index not in fixed and value.dtype != wanted:
+            if value is None or index in fixed or value.dtype not in (ir.DataType.FLOAT, *_LOW):
+                continue
+            if value.dtype != wanted:
                 node.replace_input_with(index, self._convert(value, wanted, node))
         if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", wanted)

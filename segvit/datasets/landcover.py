@@ -152,7 +152,8 @@ class LandCover:
             valid = labels != IGNORE_LABEL
             np.add.at(counts, (_colour_bins(image)[valid], labels[valid]), 1)
         counts[counts.sum(axis=1) == 0] = counts.sum(axis=0)
-        return counts.argmax(axis=1).astype(np.uint8)
+        table: NDArray[np.uint8] = counts.argmax(axis=1).astype(np.uint8)
+        return table
 
     def colour_floor(self, split: str) -> SegmentationMetrics:
         """Return how well colour alone does, on the pixels that evaluation counts."""
@@ -191,17 +192,29 @@ def _colour_bins(image: Image) -> NDArray[np.int64]:
 @lru_cache(maxsize=1)
 def _read_map() -> tuple[Image, Image]:
     """Return the image `(2250, 5400, 3)` RGB and its labels `(2250, 5400)`."""
-    encoded = _read_source(IMAGE_SOURCE)
-    image = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)[:ROWS]
-    igbp = cv2.imdecode(_read_source(LABEL_SOURCE), cv2.IMREAD_UNCHANGED)
+    bgr = _decode(IMAGE_SOURCE, cv2.IMREAD_COLOR)
+    image = np.ascontiguousarray(bgr[:ROWS, :, ::-1])
+    igbp = _decode(LABEL_SOURCE, cv2.IMREAD_UNCHANGED)
     height, width = image.shape[:2]
     rows = ((np.arange(height) + 0.5) * 4 / 3).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * 4 / 3).astype(np.int64)
     table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     table[list(_IGBP)] = list(_IGBP.values())
-    labels = table[igbp[np.ix_(rows, columns)]]
+    labels: Image = table[igbp[np.ix_(rows, columns)]]
     image.flags.writeable = labels.flags.writeable = False
     return image, labels
+
+
+def _decode(source: Source, flags: int) -> Image:
+    # The label file's geographic tags are unknown to the decoder, which would say so six times.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        decoded = cv2.imdecode(_read_source(source), flags)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if decoded is None:
+        raise ValueError(f"land-cover data: OpenCV cannot decode '{source.path}'")
+    return np.asarray(decoded, dtype=np.uint8)
 
 
 def _read_source(source: Source) -> NDArray[np.uint8]:

@@ -55,12 +55,17 @@ class TrainingTiles:
         side = int(rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1))
         top = _place(rng, int(row), side, block.height)
         left = _place(rng, int(column), side, block.width)
-        image, labels = self.data.crop(Block(block.top + top, block.left + left, side, side))
-        shrinks = cv2.INTER_AREA if side > TILE else cv2.INTER_LINEAR
-        image = cv2.resize(image, (TILE, TILE), interpolation=shrinks)
-        labels = cv2.resize(labels, (TILE, TILE), interpolation=cv2.INTER_NEAREST_EXACT)
-        image, labels = _turn(rng, image, labels)
+        area = Block(block.top + top, block.left + left, side, side)
+        image, labels = _turn(rng, *_scale(*self.data.crop(area)))
         return read_tile(_recolour(rng, image)), labels
+
+
+def _scale(image: Image, labels: Image) -> tuple[Image, Image]:
+    """Return a square crop as a 64-px tile."""
+    method = cv2.INTER_AREA if len(image) > TILE else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (TILE, TILE), interpolation=method)
+    nearest = cv2.resize(labels, (TILE, TILE), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(scaled, np.uint8), np.asarray(nearest, np.uint8)
 
 
 def _place(rng: Generator, position: int, side: int, length: int) -> int:
