@@ -22,6 +22,10 @@ _PROVIDERS = {
 _ERRORS_ONLY = 3
 
 
+class OrtRuntimeError(RuntimeError):
+    """A model that ONNX Runtime loaded but cannot run, with its own message."""
+
+
 class OrtRuntime:
     """ONNX Runtime behind the `Runtime` protocol.
 
@@ -62,7 +66,10 @@ class OrtRuntime:
         images = check_images(images, self.input, self.batch)
         if self._session is None:
             raise ValueError("the runtime is closed; open it again with open_runtime")
-        output: Output = self._session.run([self.output.name], {self.input.name: images})[0]
+        try:
+            output: Output = self._session.run([self.output.name], {self.input.name: images})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise OrtRuntimeError(f"ONNX Runtime failed to run the model: {error}") from error
         return output
 
     def close(self) -> None:

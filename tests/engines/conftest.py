@@ -172,7 +172,8 @@ def _add_head(
     count = len(CLASSES)
     memory = graph.norm(x, "head/norm")
     # Queries that depend on the image, else the compiler folds what follows.
-    mean = graph.add("ReduceMean", [memory], "head/mean", keepdims=1)
+    inner = graph.integers("head/inner_axes", [1, 2])
+    mean = graph.add("ReduceMean", [memory, inner], "head/mean", keepdims=1)
     gate = graph.add("Sigmoid", [mean], "head/gate")
     queries = graph.add("Mul", [graph.random("head/queries", 1, count, 64), gate], "head/gated")
     y, logits = graph.attend(queries, memory, "head/0/cross", count, tokens)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines.audit import AuditError
+from engines.build_targets import TargetBuilds, build_targets, engine_stem
+from engines.kernels import parse_inspector
+from engines.target import Target, missing_reason
+from engines.trt_builder import BuildOptions
+from export.manifest import hash_file
+
+pytest.importorskip("tensorrt_rtx", reason="builds with TensorRT-RTX")
+pytestmark = pytest.mark.trt_rtx
+Writer = Callable[..., Path]
+LACKS_TRT = missing_reason(Target.TRT) is not None
+
+
+def build(path: Path, folder: Path, *targets: Target, **settings: object) -> TargetBuilds:
+    capabilities = settings.pop("capabilities", ("SM89",))
+    options = BuildOptions(compute_capabilities=capabilities)  # type: ignore[arg-type]
+    precision = str(settings.pop("precision", "fp16"))
+    return build_targets(path, targets, options, precision, folder, progress=False, **settings)  # type: ignore[arg-type]
+
+
+def test_all_that_can_be_built_is_and_the_rest_is_listed(segmenter: Writer, tmp_path: Path) -> None:
+    said: list[str] = []
+    builds = build(segmenter(), tmp_path, report=said.append)
+    built = {entry.target for entry in builds.entries}
+    missing = {entry.target for entry in builds.not_built}
+    assert built | missing == set(Target)
+    assert {"trt-rtx", "ort"} <= built
+    assert all(entry.reason for entry in builds.not_built)
+    assert any("attentions fused" in line for line in said)
+
+
+def test_an_engine_is_stored_with_its_layers_and_audit(segmenter: Writer, tmp_path: Path) -> None:
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, capabilities=("sm120", "SM86", "SM86"))
+    (entry,) = builds.entries
+    assert entry.file == "trt-rtx-sm86-sm120.engine"
+    assert entry.layers == "layers_trt-rtx.json"
+    assert entry.compute_capabilities == ("SM86", "SM120")
+    assert builds.files == {name: hash_file(tmp_path / name) for name in (entry.file, entry.layers)}
+    assert entry.audit is not None
+    assert entry.audit.fused_attentions == entry.audit.attentions == 3
+    layers = json.loads((tmp_path / entry.layers).read_text())
+    kernels = parse_inspector(layers["Layers"])
+    assert sum(kernel.launches for kernel in kernels) == entry.audit.kernels
+    assert layers["Bindings"] == ["image", "labels"]
+
+
+def test_each_generation_of_gpus_has_its_engine(segmenter: Writer, tmp_path: Path) -> None:
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, capabilities=("SM89", "SM75", "SM86"))
+    assert [entry.file for entry in builds.entries] == [
+        "trt-rtx-sm75.engine", "trt-rtx-sm86-sm89.engine",
+    ]  # fmt: skip
+    assert [entry.layers for entry in builds.entries] == [
+        "layers_trt-rtx.json", "layers_trt-rtx-sm86-sm89.json",
+    ]  # fmt: skip
+    assert len(builds.files) == 4
+
+
+def test_onnx_runtimes_entry_is_the_onnx_file(segmenter: Writer, tmp_path: Path) -> None:
+    path = segmenter()
+    builds = build(path, tmp_path, Target.ORT)
+    assert [(entry.target, entry.file) for entry in builds.entries] == [("ort", path.name)]
+    assert builds.files == {}
+
+
+def test_what_onnx_runtime_cannot_load_is_listed_or_refused(
+    segmenter: Writer, tmp_path: Path
+) -> None:
+    path = segmenter(precision="bf16")
+    builds = build(path, tmp_path, precision="bf16")
+    assert "ort" in {entry.target for entry in builds.not_built}
+    with pytest.raises(ValueError, match="does not load on ONNX Runtime"):
+        build(path, tmp_path, Target.ORT, precision="bf16")
+
+
+@pytest.mark.skipif(not LACKS_TRT, reason="this machine builds with TensorRT")
+def test_a_target_this_machine_lacks_is_an_error_by_name(segmenter: Writer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="target 'trt' cannot be built here: "):
+        build(segmenter(), tmp_path, Target.TRT_RTX, Target.TRT)
+    assert list(tmp_path.iterdir()) == []  # said before anything is built
+
+
+def test_an_unfused_attention_is_an_error_unless_allowed(segmenter: Writer, tmp_path: Path) -> None:
+    path = segmenter(read_logits=True)
+    with pytest.raises(AuditError, match="did not fuse in fp16: head/0/cross/softmax"):
+        build(path, tmp_path, Target.TRT_RTX)
+    assert list(tmp_path.iterdir()) == []
+    builds = build(path, tmp_path, Target.TRT_RTX, allow_unfused=True)
+    assert builds.warnings == (
+        "'trt-rtx-sm89.engine': attentions that did not fuse, as allowed: head/0/cross/softmax",
+    )
+
+
+def test_a_layer_list_of_another_engine_keeps_its_name(segmenter: Writer, tmp_path: Path) -> None:
+    taken = {"layers_trt-rtx.json": "trt-rtx-sm75.engine"}
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, taken=taken)
+    assert builds.entries[0].layers == "layers_trt-rtx-sm89.json"
+    again = {"layers_trt-rtx.json": "trt-rtx-sm89.engine"}
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, taken=again)
+    assert builds.entries[0].layers == "layers_trt-rtx.json"
+
+
+def test_a_misspelt_capability_is_refused(segmenter: Writer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compute capability 'ADA': expected the form SM89"):
+        build(segmenter(), tmp_path, Target.TRT_RTX, capabilities=("ada",))
+
+
+def test_engine_names_say_target_and_gpus() -> None:
+    assert engine_stem(Target.TRT, ("SM90",)) == "trt-sm90"
