@@ -22,7 +22,7 @@ from engines.build_targets import TargetBuilds, build_targets
 from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
-from export.build_options import SHIPPED_MODELS, parse_arguments
+from export.build_options import parse_arguments
 from export.check_images import CheckImages, load_check_images
 from export.deploy import DeployModel
 from export.manifest import (
@@ -42,13 +42,13 @@ from segvit.cli import run_main
 from segvit.config import find_variant
 from segvit.model import SegViT, Size, build_model
 from segvit.prediction import predict_scores
+from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 
 ONNX_NAME = "model.onnx"
 GOLDEN_NAME = "golden.npz"
 GOLDEN_IMAGES = 4
 # ONNX files hold at most 2 GB; larger weights go beside them.
 EXTERNAL_DATA_BYTES = 2_000_000_000
-WEIGHTS = Path(__file__).parent.parent / "segvit" / "weights"
 Say = Callable[[str], None]
 
 
@@ -95,12 +95,7 @@ def _load_model(arguments: argparse.Namespace, say: Say) -> SegViT:
     path = arguments.checkpoint
     if path is None:
         name = name or SHIPPED_MODELS[0]
-        if name not in SHIPPED_MODELS:
-            raise ValueError(
-                f"model '{name}' ships without weights: give --checkpoint FILE, or "
-                "--random-weights to build without"
-            )
-        path = WEIGHTS / f"{name}.safetensors"
+        path = shipped_checkpoint(name)
         say(f"no --checkpoint given: taking the shipped land-cover model {name}")
     model = load_checkpoint(path, find_variant(name) if name else None)
     assert model.provenance is not None

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from segvit.cli import parse_size
 from segvit.config import VARIANTS
-
-SHIPPED_MODELS = ("vit_t_landcover", "vit_t_shrunk_landcover")
+from segvit.shipped import SHIPPED_MODELS
 
 _EPILOG = """\
 example:
