@@ -1,0 +1,90 @@
+"""The main job from nothing: build the shipped model, segment three places, compare speeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segvit.datasets.landcover import TILE, Block, LandCover, read_tile
+
+ARTIFACT = Path("artifacts/vit_t_landcover-256x256-fp16")
+FOLDER = Path("segments")
+# Rows and columns of the map where each 64-px tile begins; all three are test blocks.
+PLACES = {"pyrenees": (686, 2655), "michigan": (655, 1405), "andes": (1436, 1500)}
+
+
+def main() -> None:
+    """Run every step as a user would type it, then print what came out."""
+    run("export.build", "--fp16", "--out", ARTIFACT)
+    images = write_tiles()
+    run("engines.segment", "--artifact", ARTIFACT, *images, "--out", FOLDER)
+    run("benchmarks.latency", "--artifact", ARTIFACT, "--target", "ort", "--out", FOLDER / "latency.json")
+    summarise()
+
+
+def run(module: str, *arguments: object) -> None:
+    """Run one of the project's commands, and stop with it if it fails."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    print(f"\n$ python -m {module} {' '.join(map(str, arguments))}", flush=True)
+    finished = subprocess.run(command, check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def write_tiles() -> list[Path]:
+    """Write a tile of each place as a PNG, read the way the model was trained."""
+    data = LandCover()
+    FOLDER.mkdir(exist_ok=True)
+    paths = []
+    for name, (top, left) in PLACES.items():
+        image, _ = data.crop(Block(top, left, TILE, TILE))
+        path = FOLDER / f"{name}.png"
+        cv2.imwrite(str(path), np.ascontiguousarray(read_tile(image)[..., ::-1]))
+        paths.append(path)
+    return paths
+
+
+def summarise() -> None:
+    """Print what was built, how close it is, how fast, and where the overlays lie."""
+    manifest = json.loads((ARTIFACT / "manifest.json").read_text())
+    parity, latency = manifest["parity"], json.loads((FOLDER / "latency.json").read_text())
+    print(f"\nbuilt {ARTIFACT}: {manifest['model']['name']}, {manifest['precision']}")
+    for target in manifest["targets"]:
+        print(f"  {target['target']:8} {target['version']:12} {target['file']}")
+    for missing in manifest["not_built"]:
+        print(f"  {missing['target']:8} not built: {missing['reason']}")
+    print(f"\nparity on {parity['details']['source']}")
+    rows = {
+        "pixels equal to PyTorch": f"{parity['pixel_agreement']:.5f}",
+        "mIoU PyTorch": f"{parity['miou_reference']:.4f}",
+        "mIoU exported": f"{parity['miou']:.4f}",
+        "largest drop of a class": f"{parity['max_class_iou_drop']:.4f}",
+        "largest score difference": f"{parity['max_score_error']:.1e}",
+    }
+    for name, value in rows.items():
+        print(f"  {name:26}{value:>9}")
+    for target in manifest["targets"]:
+        if audit := target["audit"]:
+            datatypes = ", ".join(f"{n} {name}" for name, n in audit["gemm_datatypes"].items())
+            print(
+                f"\naudit of {target['file']}: {audit['kernels']} kernels, "
+                f"{audit['fused_attentions']} of {audit['attentions']} attentions fused, GEMMs "
+                f"{datatypes}, {audit['traffic_mb']:.0f} MB moved, "
+                f"{audit['activation_mb']:.1f} MB of activations"
+            )
+    print("\np50 latency, one interleaved run")
+    for name, figures in latency["latency"].items():
+        ratio = latency["ratio_to_eager"][name]
+        print(f"  {name:26}{figures['p50_ms']:7.1f} ms   {ratio:.2f} of eager")
+    print("\noverlays")
+    for name in PLACES:
+        print(f"  {FOLDER / f'{name}.overlay.png'}")
+
+
+if __name__ == "__main__":
+    main()
