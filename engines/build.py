@@ -18,7 +18,7 @@ import onnx
 
 from engines.build_targets import TargetBuilds, build_targets
 from engines.graph import load_without_weights
-from engines.target import AUTO, parse_targets
+from engines.target import AUTO, Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_batch
 from export.manifest import (
@@ -93,7 +93,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--target", nargs="+", action="extend", metavar="NAME",
+    add("--target", nargs="+", action="extend", metavar="NAME", choices=[*Target, AUTO],
         help="trt, trt-rtx, ort or auto (default: all this machine can build)")  # fmt: skip
     add("--compute-capability", nargs="+", action="extend", metavar="SM",
         help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip

@@ -203,6 +203,7 @@ def test_another_batch_than_a_static_one_is_refused(
         (["--artifact", "a", "--onnx", "b"], "not allowed with argument"),
         (["--artifact", "a", "--batch", "4:2:1"], "1 <= MIN <= OPT <= MAX"),
         (["--artifact", "a", "--optimization-level", "9"], "invalid choice: 9"),
+        (["--artifact", "a", "--target", "cuda"], "invalid choice: 'cuda'"),
     ],
 )
 def test_wrong_usage_exits_with_two(
