@@ -142,3 +142,10 @@ def test_a_dynamic_batch_leaves_bytes_open(segmenter: Writer) -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="precision 'fp64' is unknown; expected one of: fp32"):
         check_audit(Audit(0, 0, 0, 0.0, 0.0, {}, {}), "fp64")
+
+
+def test_a_half_precision_engine_is_no_bf16_one(built: Built) -> None:
+    engine, path = built()
+    audit = audit_engine(engine, path)
+    with pytest.raises(AuditError, match="precision bf16 was asked for, but only 0 of"):
+        check_audit(audit, "bf16")
