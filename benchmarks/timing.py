@@ -30,7 +30,7 @@ def time_interleaved(
     warm_up_seconds: float,
     progress: bool = True,
 ) -> dict[str, LatencySummary]:
-    """Return the latencies of candidates called A B C A B C …
+    """Return the latencies of candidates called in turn: A B C, A B C and so on.
 
     Args:
         candidates: what to call, by name.

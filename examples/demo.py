@@ -23,7 +23,15 @@ def main() -> None:
     run("export.build", "--fp16", "--out", ARTIFACT)
     images = write_tiles()
     run("engines.segment", "--artifact", ARTIFACT, *images, "--out", FOLDER)
-    run("benchmarks.latency", "--artifact", ARTIFACT, "--target", "ort", "--out", FOLDER / "latency.json")
+    run(
+        "benchmarks.latency",
+        "--artifact",
+        ARTIFACT,
+        "--target",
+        "ort",
+        "--out",
+        FOLDER / "latency.json",
+    )
     summarise()
 
 

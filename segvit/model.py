@@ -52,8 +52,7 @@ class SegViT(nn.Module):
         self.config = config
         self.backbone = VisionTransformer(config)
         self.decode_head = _HEADS[config.head](config)
-        self.apply(_init_weights)
-        nn.init.trunc_normal_(self.backbone.pos_embed, std=0.02)
+        _init_weights(self)
         self.provenance: Provenance | None = None  # None: random weights
 
     def forward(self, image: Tensor) -> Tensor | SegViTOutput:
@@ -111,7 +110,37 @@ def build_model(config: SegViTConfig) -> SegViT:
     return SegViT(config).eval()
 
 
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def _init_weights(model: SegViT) -> None:
+    """Fill the weights for training from nothing.
+
+    Position embeddings and QU's queries, which stand for positions too, both start as the same
+    sine-cosine code, and the decode head's attention with Xavier's variance: with small random
+    weights the queries of QU attend evenly to all tokens for thousands of steps.
+    """
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for module in model.decode_head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    size, dim = model.config.grid_size, model.config.embed_dim
+    with torch.no_grad():
+        model.backbone.pos_embed[:, 1:] = _position_code(size, dim)
+        if isinstance(model.decode_head, ShrunkHead):
+            code = _position_code(size, model.config.decoder_dim)
+            model.decode_head.upsample_embed.weight.copy_(code)
+
+
+def _position_code(size: int, dim: int) -> Tensor:
+    """Return the two-dimensional sine-cosine position code of a square grid, `(size^2, dim)`.
+
+    Source: Attention Is All You Need section 3.5 (arXiv 1706.03762), one half of the width an axis.
+    """
+    quarter = -(-dim // 4)
+    rates = 10000.0 ** (-torch.arange(quarter) / quarter)
+    angles = torch.arange(size)[:, None] * rates  # (size, dim / 4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (size, dim / 2)
+    rows, columns = axis.repeat_interleave(size, dim=0), axis.repeat(size, 1)
+    return torch.cat([rows, columns], dim=1)[:, :dim]

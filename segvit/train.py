@@ -83,6 +83,8 @@ class TrainingRun:
         self.model: SegViT = (
             load_checkpoint(checkpoint, config) if checkpoint else build_model(config)
         )
+        if arguments.backbone:
+            _take_backbone(self.model, arguments.backbone)
         self.evaluated = build_model(config)
         optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, settings.weight_decay),
@@ -217,6 +219,18 @@ class TrainingRun:
         print(f"wrote {self.out}: last.safetensors, best.safetensors, {STATE_NAME}, log.csv")
 
 
+def _take_backbone(model: SegViT, path: Path) -> None:
+    """Copy the backbone of another trained SegViT, whatever its decode head."""
+    backbone = load_checkpoint(path).backbone.state_dict()
+    own = {key: value.shape for key, value in model.backbone.state_dict().items()}
+    if {key: value.shape for key, value in backbone.items()} != own:
+        raise ValueError(
+            f"the backbone of '{path}' does not fit '{model.config.name}' (width, depth or image "
+            "size differ); give weights of a model with the same backbone"
+        )
+    model.backbone.load_state_dict(backbone)
+
+
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Return two groups: matrices decay, norms, biases and embeddings of one row do not."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -240,7 +254,12 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", choices=("landcover",), default="landcover")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to start from")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to start from")
+    start.add_argument(
+        "--backbone", type=Path, metavar="FILE",
+        help="start from the backbone of this SegViT, with a new decode head",
+    )  # fmt: skip
     parser.add_argument("--max-steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=16, help="over all devices")
     parser.add_argument("--learning-rate", type=float, default=5e-4)

@@ -220,7 +220,7 @@ def test_output_folders_that_cannot_be_written(
     file.write_text("not a folder")
     options = ("--checkpoint", checkpoint, *TINY, "--out")
     assert "is a file, expected a folder" in _error(capsys, *options, file)
-    assert "Not a directory" in _error(capsys, *options, file / "artifact")
+    assert f"'{file}': is a file" in _error(capsys, *options, file / "artifact")
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
