@@ -27,11 +27,15 @@ class SegmentationMetrics:
 
 
 class ConfusionMatrix:
-    """Counts of (true, predicted) pairs, in integers: the order of updates does not matter."""
+    """Counts of (true, predicted) pairs, in integers: the order of updates does not matter.
+
+    `counts` is `(K + 1, K)`. As in the protocol, a true id that is neither a class nor ignored
+    makes whatever was predicted there wrong; its pixels are in the last row.
+    """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self.counts = np.zeros((num_classes + 1, num_classes), dtype=np.int64)
 
     def update(self, predicted: Labels, truth: Labels, reduce_zero_label: bool = False) -> None:
         """Count the pixels of predictions against the true labels of the same shape.
@@ -42,7 +46,7 @@ class ConfusionMatrix:
             reduce_zero_label: 0 in `truth` means ignored and the other ids are one too high.
 
         Raises:
-            ValueError: if the shapes differ or an id is no class.
+            ValueError: if the shapes differ or a predicted id is no class.
         """
         if predicted.shape != truth.shape:
             raise ValueError(f"labels: expected {truth.shape} predictions, got {predicted.shape}")
@@ -51,19 +55,19 @@ class ConfusionMatrix:
             true = np.where((true == 0) | (true == IGNORE_LABEL), IGNORE_LABEL, true - 1)
         counted = true != IGNORE_LABEL
         true, found = true[counted], predicted[counted].astype(np.int64)
-        for name, ids in (("true", true), ("predicted", found)):
-            if ids.size and not 0 <= ids.min() <= ids.max() < self.num_classes:
-                raise ValueError(
-                    f"{name} labels: expected 0 to {self.num_classes - 1} or {IGNORE_LABEL}, "
-                    f"got {ids.min()} to {ids.max()}"
-                )
         size = self.num_classes
-        self.counts += np.bincount(true * size + found, minlength=size**2).reshape(size, size)
+        if found.size and not 0 <= found.min() <= found.max() < size:
+            raise ValueError(
+                f"predicted labels: expected 0 to {size - 1}, got {found.min()} to {found.max()}"
+            )
+        true = np.where((true >= 0) & (true < size), true, size)
+        pairs = np.bincount(true * size + found, minlength=(size + 1) * size)
+        self.counts += pairs.reshape(size + 1, size)
 
     def compute(self) -> SegmentationMetrics:
         """Return the metrics of everything counted so far."""
         hits = self.counts.diagonal().astype(np.float64)
-        true, found = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        true, found = self.counts[:-1].sum(axis=1), self.counts.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             iou, accuracy = hits / (true + found - hits), hits / true
             pixel_accuracy = float(hits.sum() / true.sum())

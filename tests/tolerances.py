@@ -6,6 +6,8 @@ GOLDEN_SCORES = 1e-5
 GOLDEN_LABELS = 0.999
 # Relative: losses are sums of a few thousand terms, 1.2e-6 seen.
 GOLDEN_LOSS = 1e-5
+# Relative, of gradient norms: sums over all images and pixels, 1.1e-5 seen.
+GOLDEN_GRADIENT = 1e-4
 # Largest score difference over the largest score; folds are computed in float64 and run in
 # float32: 1.5e-6 seen.
 FOLD_RELATIVE = 1e-5
