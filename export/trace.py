@@ -1,4 +1,4 @@
-"""DeployModel to ONNX graph, through torch's dynamo exporter."""
+"""Deployable module to ONNX graph, through torch's dynamo exporter."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import warnings
 
 import onnx_ir as ir
 import torch
+from torch import nn
 
-from export.deploy import DeployModel
 from segvit.model import Size
 
 # 20 brings LayerNormalization, Gelu and FP16 Q/DQ scales; TensorRT 10.3 reads it.
 OPSET = 20
 
 
-def trace_model(model: DeployModel, size: Size, batch: int | None) -> ir.Model:
+def trace_model(model: nn.Module, size: Size, batch: int | None) -> ir.Model:
     """Return the ONNX graph of a deployable model.
 
     Args:
-        model: the model to trace.
+        model: uint8 images in; its attribute `output` names what comes out.
         size: (height, width) of the input.
         batch: images a call, or None for a dynamic batch dimension named `batch`.
 
@@ -38,7 +38,7 @@ def trace_model(model: DeployModel, size: Size, batch: int | None) -> ir.Model:
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=[model.output],
+            output_names=[str(model.output)],
             dynamic_shapes=dynamic,
             verbose=False,
         )
