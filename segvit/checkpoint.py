@@ -203,8 +203,13 @@ def _load_official(
 ) -> SegViT:
     state = {k: v for k, v in state.items() if not key_maps.OFFICIAL_IGNORED.fullmatch(k)}
     meta = metadata.get("mmseg", {})
-    inferred = _infer_config(path, state, meta)
+    inferred = _infer_config(path.stem, state, meta)
     chosen = config or inferred
+    if chosen is None:
+        raise CheckpointError(
+            f"checkpoint '{path.name}': a {_head_kind(state)} SegViT of its width, depth and "
+            f"classes is none of the named variants ({', '.join(VARIANTS)}); give its config"
+        )
     rows = state.get(
         f"decode_head.{'atm.' if _head_kind(state) == 'shrunk' else ''}class_embed.bias"
     )
@@ -213,7 +218,8 @@ def _load_official(
     chosen = _named_classes(chosen, meta)
     renamed = {key_maps.official_key(key, chosen.head): key for key in build_keys(chosen)}
     mapped = {renamed.get(key, key): value for key, value in state.items()}
-    hint = f"try --model {inferred.name}" if config and inferred.name != config.name else ""
+    better = inferred is not None and inferred.name in VARIANTS and inferred.name != chosen.name
+    hint = f"try --model {inferred.name}" if inferred and better else ""
     return _fill(path, chosen, mapped, state.keys(), OFFICIAL_LICENCE, hint)
 
 
@@ -281,41 +287,28 @@ def _head_kind(state: Mapping[str, Tensor]) -> HeadKind:
     return "cascade" if any(key.startswith("decode_head.decoder_2.") for key in state) else "single"
 
 
-def _infer_config(path: Path, state: State, meta: Mapping[str, Any]) -> SegViTConfig:
+def _infer_config(name: str, state: State, meta: Mapping[str, Any]) -> SegViTConfig | None:
     """Return the config an official file was trained with, from its meta or from key shapes."""
     try:
-        return SegViTConfig.from_mmseg(json.loads(meta["config"]), name=path.stem)
+        return SegViTConfig.from_mmseg(json.loads(meta["config"]), name)
     except (KeyError, TypeError, json.JSONDecodeError):
         pass  # Real files carry the config as Python source, which is never executed: use shapes.
     head = _head_kind(state)
-    patches = state.get("backbone.pos_embed")
-    width = patches.shape[-1] if patches is not None else 0
+    positions = state.get("backbone.pos_embed")
+    prefix = "decode_head.atm." if head == "shrunk" else "decode_head."
+    classes = state.get(f"{prefix}class_embed.bias")
+    if positions is None or classes is None:
+        return None
     depth = len({m[1] for k in state if (m := re.match(r"backbone\.layers\.(\d+)\.", k))})
-    image_size = round((patches.shape[1] - 1) ** 0.5) * 16 if patches is not None else 0
-    classes = state.get(
-        "decode_head.class_embed.bias", state.get("decode_head.atm.class_embed.bias")
-    )
-    num_classes = len(classes) - 1 if classes is not None else 0
-    family = [
-        c for c in VARIANTS.values() if (c.embed_dim, c.depth, c.head) == (width, depth, head)
-    ]
-    if not family or not num_classes or not image_size:
-        raise CheckpointError(
-            f"checkpoint '{path.name}': a {head} SegViT of width {width or '?'}, depth {depth} and "
-            f"{num_classes or 'an unknown number of'} classes is none of the named variants "
-            f"({', '.join(VARIANTS)}); give its config"
-        )
+    image_size, num_classes = round((positions.shape[1] - 1) ** 0.5) * 16, len(classes) - 1
+    wanted = (positions.shape[-1], depth, head)
+    family = [c for c in VARIANTS.values() if (c.embed_dim, c.depth, c.head) == wanted]
+    if not family:
+        return None
     near = min(family, key=lambda c: (c.num_classes != num_classes, c.image_size != image_size))
-    if (near.num_classes, near.image_size) == (num_classes, image_size):
-        return near
-    same = near.num_classes == num_classes
-    return replace(
-        near,
-        image_size=image_size,
-        num_classes=num_classes,
-        class_names=near.class_names if same else (),
-        palette=near.palette if same else (),
-    )
+    if near.num_classes == num_classes:
+        return replace(near, image_size=image_size)
+    return replace(near, image_size=image_size, num_classes=num_classes, class_names=(), palette=())
 
 
 def _named_classes(config: SegViTConfig, meta: Mapping[str, Any]) -> SegViTConfig:

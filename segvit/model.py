@@ -111,12 +111,7 @@ def build_model(config: SegViTConfig) -> SegViT:
 
 
 def _init_weights(model: SegViT) -> None:
-    """Fill the weights for training from nothing.
-
-    Position embeddings and QU's queries, which stand for positions too, both start as the same
-    sine-cosine code, and the decode head's attention with Xavier's variance: with small random
-    weights the queries of QU attend evenly to all tokens for thousands of steps.
-    """
+    """Fill the weights for training from nothing."""
     for module in model.backbone.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -125,22 +120,24 @@ def _init_weights(model: SegViT) -> None:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    size, dim = model.config.grid_size, model.config.embed_dim
     with torch.no_grad():
-        model.backbone.pos_embed[:, 1:] = _position_code(size, dim)
+        code = _position_code(model.config.grid_size, model.config.embed_dim)
+        model.backbone.pos_embed[:, 1:] = code
         if isinstance(model.decode_head, ShrunkHead):
-            code = _position_code(size, model.config.decoder_dim)
-            model.decode_head.upsample_embed.weight.copy_(code)
+            model.decode_head.look_at_own_place(code)
 
 
 def _position_code(size: int, dim: int) -> Tensor:
-    """Return the two-dimensional sine-cosine position code of a square grid, `(size^2, dim)`.
+    """Return a sine-cosine code of the positions of a square grid, `(size^2, dim)`.
 
+    The waves are 4 to 2 `size` patches long: with the usual ones of up to 10,000, most channels
+    would hardly vary over a grid of 16.
     Source: Attention Is All You Need section 3.5 (arXiv 1706.03762), one half of the width an axis.
     """
     quarter = -(-dim // 4)
-    rates = 10000.0 ** (-torch.arange(quarter) / quarter)
-    angles = torch.arange(size)[:, None] * rates  # (size, dim / 4)
+    longest = max(2.0 * size, 4.0)
+    waves = 4.0 * (longest / 4.0) ** (torch.arange(quarter) / max(quarter - 1, 1))
+    angles = torch.arange(size)[:, None] * (2 * torch.pi / waves)  # (size, dim / 4)
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (size, dim / 2)
     rows, columns = axis.repeat_interleave(size, dim=0), axis.repeat(size, 1)
     return torch.cat([rows, columns], dim=1)[:, :dim]

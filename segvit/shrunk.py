@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from segvit.atm import AtmStage, Prediction, TokenProjection, make_stage
 from segvit.config import SegViTConfig
 from segvit.typed_list import TypedList
-from segvit.vit import Grid
+from segvit.vit import Attention, Grid
 
 
 class ShrunkHead(nn.Module):
@@ -29,6 +30,24 @@ class ShrunkHead(nn.Module):
         self.projections = TypedList(TokenProjection(config.embed_dim, dim) for _ in taps)
         self.stages = TypedList(make_stage(config, predicts_masks=False) for _ in taps)
         self.atm = AtmStage(config)
+
+    @torch.no_grad()
+    def look_at_own_place(self, code: Tensor) -> None:
+        """Start QU's queries as the code of their own positions, and let like attend to like.
+
+        From random weights every query attends evenly to all tokens, and thousands of steps pass
+        before it finds its place.
+
+        Args:
+            code: `(M, C)` what the backbone adds to its tokens for their positions.
+        """
+        self.upsample_embed.weight.copy_(self.projections[0](code))
+        for stage in self.stages:
+            for layer in stage:
+                assert isinstance(layer.cross_attn, Attention)
+                query, key, _ = layer.cross_attn.qkv.weight.chunk(3)
+                query.mul_(2**0.5)
+                key.copy_(query)
 
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:
         """Return one prediction an ATM layer, the final one last, on the training crop's grid."""
