@@ -10,10 +10,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segvit.datasets.landcover import TILE, Block, LandCover, read_tile
+from segvit.config import LANDCOVER_CLASSES
+from segvit.datasets.landcover import NUM_CLASSES, TILE, TILE_PIXELS, Block, LandCover, read_tile
+from segvit.images import (
+    LegendEntry,
+    attach_legend,
+    class_shares,
+    read_image,
+    resize_labels,
+    write_png,
+)
 
 ARTIFACT = Path("artifacts/vit_t_landcover-256x256-fp16")
 FOLDER = Path("segments")
+OVERVIEW = FOLDER / "overview.png"
 # Rows and columns of the map where each 64-px tile begins; all three are test blocks.
 PLACES = {"pyrenees": (686, 2655), "michigan": (655, 1405), "andes": (1436, 1500)}
 
@@ -32,6 +42,7 @@ def main() -> None:
         "--out",
         FOLDER / "latency.json",
     )
+    draw_overview()
     summarise()
 
 
@@ -52,9 +63,34 @@ def write_tiles() -> list[Path]:
     for name, (top, left) in PLACES.items():
         image, _ = data.crop(Block(top, left, TILE, TILE))
         path = FOLDER / f"{name}.png"
-        cv2.imwrite(str(path), np.ascontiguousarray(read_tile(image)[..., ::-1]))
+        write_png(path, read_tile(image))
         paths.append(path)
     return paths
+
+
+def draw_overview() -> None:
+    """Write each place's image, its overlay and the true labels side by side."""
+    data, gap, side = LandCover(), 6, TILE_PIXELS
+    colours = np.array([colour for _, colour in LANDCOVER_CLASSES], np.uint8)
+    canvas = np.full((3 * (side + gap) - gap, 3 * (side + gap) - gap, 3), 255, np.uint8)
+    found = []
+    for row, (name, (top, left)) in enumerate(PLACES.items()):
+        labels = cv2.imread(str(FOLDER / f"{name}.labels.png"), cv2.IMREAD_UNCHANGED)
+        truth = resize_labels(data.crop(Block(top, left, TILE, TILE))[1], (side, side))
+        known = (truth < NUM_CLASSES)[..., None]
+        coloured = np.where(known, colours[np.where(known[..., 0], truth, 0)], 128)
+        found.append(labels)
+        overlay = read_image(FOLDER / f"{name}.overlay.png")[:side, :side]  # its legend is beside
+        panels = (read_image(FOLDER / f"{name}.png"), overlay, coloured)
+        for column, panel in enumerate(panels):
+            y, x = row * (side + gap), column * (side + gap)
+            canvas[y : y + side, x : x + side] = panel
+    shares = class_shares(np.stack(found), NUM_CLASSES)
+    entries = [
+        LegendEntry(name, colour, float(share))
+        for (name, colour), share in zip(LANDCOVER_CLASSES, shares, strict=True)
+    ]
+    write_png(OVERVIEW, attach_legend(canvas, entries))
 
 
 def summarise() -> None:
@@ -92,6 +128,7 @@ def summarise() -> None:
     print("\noverlays")
     for name in PLACES:
         print(f"  {FOLDER / f'{name}.overlay.png'}")
+    print(f"image, overlay and MODIS labels side by side\n  {OVERVIEW}")
 
 
 if __name__ == "__main__":
