@@ -1,28 +1,30 @@
-"""Put the figures and the picture of the last `make demo` into README.md.
+"""Put the picture of the last `make demo` and all measured figures into README.md and docs.
 
     python examples/update_readme.py
 
-The figures are kept in benchmarks/results/demo.json; a test holds README.md against that file.
+The figures are kept in benchmarks/results; a test holds the pages against those files.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segvit.shipped import SHIPPED_MODELS
+
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "demo.json"
-README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "formulation.md", ROOT / "docs" / "results.md")
 PICTURE = ROOT / "docs" / "images" / "overview.png"
 
 Result = dict[str, Any]
 
 
 def main() -> None:
-    """Collect the demo's figures, then rewrite the blocks of the README that show them."""
+    """Collect the demo's figures, then rewrite the blocks that show measured figures."""
     artifact = ROOT / "artifacts" / "vit_t_landcover-256x256-fp16"
     segments = ROOT / "segments"
     manifest = json.loads((artifact / "manifest.json").read_text())
@@ -30,32 +32,33 @@ def main() -> None:
         name: manifest[name] for name in ("model", "precision", "parity", "targets", "versions")
     }
     result |= json.loads((segments / "latency.json").read_text())
-    RESULT.write_text(f"{json.dumps(result, indent=2)}\n")
+    (RESULTS / "demo.json").write_text(f"{json.dumps(result, indent=2)}\n")
     PICTURE.parent.mkdir(exist_ok=True)
     shutil.copyfile(segments / "overview.png", PICTURE)
-    README.write_text(insert_figures(README.read_text(), result))
-    print(f"wrote {README.name}, {RESULT.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
+    for page in PAGES:
+        page.write_text(insert_figures(page.read_text()))
+        print(f"wrote {page.relative_to(ROOT)}")
 
 
-def insert_figures(text: str, result: Result) -> str:
-    """Return the README with its marked blocks rendered from a result."""
-    for name, lines in (
-        ("parity", render_parity(result)),
-        ("audit", render_audit(result)),
-        ("latency", render_latency(result)),
-    ):
+def insert_figures(text: str) -> str:
+    """Return a page with its marked blocks rendered from the kept results."""
+    for name, render in BLOCKS.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        block = "\n".join([begin, *lines, end])
-        text, count = pattern.subn(lambda _, block=block: block, text)
-        if count != 1:
-            raise ValueError(f"README.md: expected one block {begin} … {end}, found {count}")
+        if begin in text:
+            before, rest = text.split(begin, 1)
+            after = rest.split(end, 1)[1]
+            text = before + "\n".join([begin, *render(), end]) + after
     return text
 
 
-def render_parity(result: Result) -> list[str]:
+def _read(name: str) -> Result:
+    result: Result = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def render_parity() -> list[str]:
     """Return the parity table."""
-    parity = result["parity"]
+    parity = _read("demo")["parity"]
     rows = [
         ("pixels labelled as by PyTorch FP32", f"{parity['pixel_agreement']:.5f}", "≥ 0.999"),
         ("mIoU, PyTorch FP32", f"{parity['miou_reference']:.4f}", ""),
@@ -68,9 +71,9 @@ def render_parity(result: Result) -> list[str]:
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
-def render_audit(result: Result) -> list[str]:
+def render_audit() -> list[str]:
     """Return the audit of the compiled engine, by part."""
-    entry = next(target for target in result["targets"] if target["audit"])
+    entry = next(target for target in _read("demo")["targets"] if target["audit"])
     audit, capabilities = entry["audit"], ", ".join(entry["compute_capabilities"])
     gemms = ", ".join(f"{count} {name}" for name, count in audit["gemm_datatypes"].items())
     lines = [
@@ -85,8 +88,9 @@ def render_audit(result: Result) -> list[str]:
     return [*lines, f"Attentions fused: {fused}. GEMMs: {gemms}. Activations: {memory}."]
 
 
-def render_latency(result: Result) -> list[str]:
+def render_latency() -> list[str]:
     """Return the latency table of the interleaved run."""
+    result = _read("demo")
     lines = ["| | p50 | of eager |", "|---|---|---|"]
     for name, figures in result["latency"].items():
         ratio = result["ratio_to_eager"][name]
@@ -99,6 +103,59 @@ def render_latency(result: Result) -> list[str]:
         f"{machine['processor']}, {result['threads']} threads, batch {result['batch']}, "
         f"{result['rounds']} interleaved rounds; {versions}.",
     ]
+
+
+def render_formulation() -> list[str]:
+    """Return what each measured model compiles to."""
+    lines = ["| | kernels | attentions fused | MB moved | activations |", "|---|---|---|---|---|"]
+    for path in sorted(RESULTS.glob("formulation_*.json")):
+        result = json.loads(path.read_text())
+        for name, audit in result["forms"].items():
+            fused = f"{audit['fused_attentions']} of {audit['attentions']}"
+            figures = (f"{audit['traffic_mb']:,.0f}", f"{audit['activation_mb']:.0f} MB")
+            row = (f"`{result['model']}`, {name}", str(audit["kernels"]), fused, *figures)
+            lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def render_weights() -> list[str]:
+    """Return the shipped checkpoints' results beside the colour floor."""
+    reports = [_read(f"evaluate_{name}") for name in SHIPPED_MODELS]
+    names = " | ".join(f"`{name}`" for name in SHIPPED_MODELS)
+    lines = [f"| IoU on test | {names} | colour alone |", "|---|---|---|---|"]
+    for label in reports[0]["iou"]:
+        found = [f"{report['iou'][label]:.3f}" for report in reports]
+        floor = f"{reports[0]['colour_floor_iou'][label]:.3f}"
+        lines.append(f"| {' | '.join([label, *found, floor])} |")
+    for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
+        found = [f"**{report[key]:.4f}**" for report in reports]
+        lines.append(
+            f"| {' | '.join([name, *found, format(reports[0][f'colour_floor_{key}'], '.4f')])} |"
+        )
+    return lines
+
+
+def render_precision() -> list[str]:
+    """Return what keeping parts of the graph in FP32 would gain."""
+    result = _read("precision_vit_t_landcover")
+    lines = [
+        f"| kept in FP32, {result['images']} | labels as in FP32 | score error, relative RMS |"
+    ]
+    lines.append("|---|---|---|")
+    for name, report in result["kept_in_fp32"].items():
+        figures = f"{report['pixel_agreement']:.5f} | {report['score_rms']:.1e}"
+        lines.append(f"| {name} | {figures} |")
+    return lines
+
+
+BLOCKS: dict[str, Callable[[], list[str]]] = {
+    "parity": render_parity,
+    "audit": render_audit,
+    "latency": render_latency,
+    "formulation": render_formulation,
+    "weights": render_weights,
+    "precision": render_precision,
+}
 
 
 if __name__ == "__main__":
