@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 Main = Callable[[Sequence[str] | None], int]
+_FIXES = {
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EDQUOT: "free some space or write elsewhere",
+    errno.EFBIG: "write to a disk without that limit",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "change its permissions or write elsewhere",
+}
 
 
 def run_main(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
@@ -32,7 +40,8 @@ def run_main(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
 def describe_error(error: BaseException) -> str:
     """Return the error as one line that names its subject."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"'{error.filename}': {error.strerror}"
+        fix = f"; {_FIXES[error.errno]}" if error.errno in _FIXES else ""
+        return f"'{error.filename}': {error.strerror}{fix}"
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; install the extra that brings it, see README.md"
     text = " ".join(str(error).split())

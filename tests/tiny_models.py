@@ -32,7 +32,7 @@ def make_config(head: str = "cascade", **changes: object) -> SegViTConfig:
         "mean": (123.675, 116.28, 103.53),
         "std": (58.395, 57.12, 57.375),
     }
-    return SegViTConfig(**(values | changes))  # type: ignore[arg-type]  # checked by the class
+    return SegViTConfig(**(values | changes))
 
 
 def make_model(config: SegViTConfig, seed: int = 0) -> SegViT:

@@ -8,7 +8,7 @@ from benchmarks.timing import summarise, time_interleaved
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
     timed = time_interleaved(
-        {name: lambda name=name: calls.append(name) for name in "AB"},  # type: ignore[misc]
+        {name: lambda name=name: calls.append(name) for name in "AB"},
         rounds=3, warm_up_seconds=0, progress=False,
     )  # fmt: skip
     assert calls == ["A", "B", *["A", "B"] * 3]

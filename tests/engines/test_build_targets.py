@@ -21,9 +21,9 @@ LACKS_TRT = missing_reason(Target.TRT) is not None
 
 def build(path: Path, folder: Path, *targets: Target, **settings: object) -> TargetBuilds:
     capabilities = settings.pop("capabilities", ("SM89",))
-    options = BuildOptions(compute_capabilities=capabilities)  # type: ignore[arg-type]
+    options = BuildOptions(compute_capabilities=capabilities)
     precision = str(settings.pop("precision", "fp16"))
-    return build_targets(path, targets, options, precision, folder, progress=False, **settings)  # type: ignore[arg-type]
+    return build_targets(path, targets, options, precision, folder, progress=False, **settings)
 
 
 def test_all_that_can_be_built_is_and_the_rest_is_listed(segmenter: Writer, tmp_path: Path) -> None:

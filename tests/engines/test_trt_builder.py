@@ -126,4 +126,4 @@ def test_a_timing_cache_is_refused_where_nothing_is_timed(
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BuildOptions(**options)  # type: ignore[arg-type]
+        BuildOptions(**options)

@@ -1,6 +1,8 @@
 """`export.build` from the outside: what it writes, and what it says when it must not."""
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -227,6 +229,41 @@ def test_output_folders_that_cannot_be_written(
     assert "will not be replaced" in _error(capsys, *options, precious)
     assert (precious / "thesis.tex").exists()
     assert file.read_text() == "not a folder"
+
+
+def test_a_disk_that_fills_up_keeps_the_earlier_artifact(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "artifact"
+    command = [sys.executable, "-m", "export.build", "--checkpoint", checkpoint, *TINY]
+    command = [*map(str, command), "--out", str(out)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def leave_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    full = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=leave_little_room, check=False
+    )
+    assert full.returncode == 1
+    errors = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    limit = "File too large; write to a disk without that limit"
+    assert errors == [f"error: '{out}': {limit}"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_read_only_folder(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    message = "Permission denied; change its permissions or write elsewhere"
+    if os.access(locked, os.W_OK):  # the administrator may write anywhere but there
+        locked, message = Path("/proc/self/task"), ""
+    error = _error(capsys, "--checkpoint", checkpoint, *TINY, "--out", locked / "artifact")
+    assert f"'{locked / 'artifact'}'" in error
+    assert message in error
+    assert not list(tmp_path.glob("locked/*"))
 
 
 def test_images_of_the_user(

@@ -142,7 +142,7 @@ def test_truncated_files(share: float, tmp_path: Path) -> None:
 
 class _Attack:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("attacked"),)  # type: ignore[return-value]
+        return Path.touch, (Path("attacked"),)
 
 
 def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from segvit.cli import describe_error, parse_size, run_main
 
 def _exit(main: object, argv: list[str] | None = None) -> int:
     with pytest.raises(SystemExit) as stopped:
-        run_main(main, argv or [])  # type: ignore[arg-type]
+        run_main(main, argv or [])
     return int(stopped.value.code or 0)
 
 
@@ -53,7 +53,10 @@ def test_bugs_are_not_hidden() -> None:
     ("error", "text"),
     [
         (FileNotFoundError(2, "No such file or directory", "a.png"), "'a.png': No such file"),
-        (OSError(28, "No space left on device", "out"), "'out': No space left on device"),
+        (
+            OSError(28, "No space left on device", "out"),
+            "'out': No space left on device; free some",
+        ),
         (ModuleNotFoundError("No module named 'onnx'"), "install the extra that brings it"),
         (MemoryError(), "MemoryError"),
     ],
