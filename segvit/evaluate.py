@@ -71,7 +71,7 @@ def _make_report(
 ) -> dict[str, Any]:
     names = [name for name, _ in LANDCOVER_CLASSES]
     return {
-        "checkpoint": str(path),
+        "checkpoint": path.name,
         "dataset": "landcover",
         "split": split,
         "miou": found.miou,
