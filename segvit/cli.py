@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import sys
 import traceback
@@ -29,6 +30,10 @@ def run_main(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(main(arguments))
     except KeyboardInterrupt:
         print("error: interrupted; nothing unfinished was kept", file=sys.stderr)
+        # An extension that was interrupted while it ran Python code of its own leaves a mark on the
+        # interpreter, which would then end by the signal instead of by the exit code. The next
+        # code run that way wipes it off.
+        ctypes.pythonapi.PyRun_SimpleString(b"")
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
         if {"-v", "--verbose"} & set(arguments):

@@ -247,7 +247,8 @@ def test_a_full_disk_leaves_nothing_half_written(
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == f"error: '{out / 'a.labels.png'}': File too large\n"
+    path = out / "a.labels.png"
+    assert done.stderr == f"error: '{path}': File too large; write to a disk without that limit\n"
     assert list(out.iterdir()) == []
 
 
