@@ -118,6 +118,44 @@ def render_formulation() -> list[str]:
     return lines
 
 
+def render_builds() -> list[str]:
+    """Return what whole builds took and reached, and the same by part of the network."""
+    result = _read("builds")
+    lines = [
+        "| build | wall | peak memory | engine | kernels | attentions fused | MB moved "
+        "| activations | score error, relative RMS |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for build in result["builds"]:
+        figures = (
+            f"{build['seconds']:.0f} s",
+            f"{build['peak_gib']:.1f} GiB",
+            f"{build['engine_mb']:,.0f} MB",
+            str(build["kernels"]),
+            f"{build['fused_attentions']} of {build['attentions']}",
+            f"{build['traffic_mb']:,.0f}",
+            f"{build['activation_mb'] * 1e6 / 2**20:.1f} MiB",
+            f"{build['score_rms']:.1e}",
+        )
+        lines.append(f"| {_name_build(build)} | {' | '.join(figures)} |")
+    parts = list(dict.fromkeys(name for build in result["builds"] for name in build["parts"]))
+    lines += ["", f"| kernels / MB moved | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
+    for build in result["builds"]:
+        cells = [
+            f"{build['parts'][name][0]} / {build['parts'][name][1]:,.1f}"
+            if name in build["parts"] else ""
+            for name in parts
+        ]  # fmt: skip
+        lines.append(f"| {_name_build(build)} | {' | '.join(cells)} |")
+    machine = result["machine"]
+    return [*lines, "", f"{machine['processor']}, {machine['cores']} cores, no GPU."]
+
+
+def _name_build(build: Result) -> str:
+    strips = build["options"][-1].removeprefix("--tail-strips=")
+    return f"`{build['model']}`" + ("" if strips == "1" else f", {strips} tail strips")
+
+
 def render_weights() -> list[str]:
     """Return the shipped checkpoints' results beside the colour floor."""
     reports = [_read(f"evaluate_{name}") for name in SHIPPED_MODELS]
@@ -155,6 +193,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "formulation": render_formulation,
     "weights": render_weights,
     "precision": render_precision,
+    "builds": render_builds,
 }
 
 

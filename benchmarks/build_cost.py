@@ -1,0 +1,121 @@
+"""`python -m benchmarks.build_cost`: time and memory of whole builds, and what they reach."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.machine import describe_machine
+from export.manifest import Manifest
+from segvit.atomic import write_bytes
+from segvit.cli import run_main
+from segvit.config import VARIANTS
+
+_EPILOG = """\
+example:
+  python -m benchmarks.build_cost --model vit_b_ade20k --tail-strips 1 4
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build each model in a process of its own and print what it took."""
+    arguments = _parse_arguments(argv)
+    jobs = [(model, strips) for model in arguments.model for strips in arguments.tail_strips]
+    builds = [
+        measure_build(model, strips, arguments.compute_capability)
+        for model, strips in tqdm(jobs, unit="build", leave=False, disable=arguments.json or None)
+    ]
+    report = {"machine": describe_machine(), "builds": builds}
+    if arguments.out:
+        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+    print(json.dumps(report, indent=2) if arguments.json else _format(builds))
+    return 0
+
+
+def measure_build(model: str, strips: int, capability: str) -> dict[str, Any]:
+    """Return time, peak memory, audit and score error of an FP16 build with random weights.
+
+    Raises:
+        RuntimeError: if the build fails, with what it said.
+    """
+    options = [
+        f"--model={model}", "--random-weights", "--fp16", "--target=trt-rtx",
+        f"--compute-capability={capability}", f"--tail-strips={strips}",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        artifact = Path(folder) / "artifact"
+        command = [sys.executable, "-m", "export.build", *options, f"--out={artifact}"]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)  # tells this one child's peak memory
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines() or ["it said nothing"]
+            raise RuntimeError(f"the build of '{model}' failed: {lines[-1]}")
+        manifest = Manifest.read(artifact)
+        plan_bytes = (artifact / manifest.targets[0].file).stat().st_size
+    audit, parity = manifest.targets[0].audit, manifest.parity
+    assert audit is not None
+    assert parity is not None
+    return {
+        "model": model,
+        "options": options,
+        "seconds": round(seconds, 1),
+        "engine_seconds": manifest.targets[0].build_seconds,
+        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "engine_mb": round(plan_bytes / 1e6, 1),
+        "kernels": audit.kernels,
+        "attentions": audit.attentions,
+        "fused_attentions": audit.fused_attentions,
+        "traffic_mb": audit.traffic_mb,
+        "activation_mb": audit.activation_mb,
+        "parts": {name: [part.kernels, part.traffic_mb] for name, part in audit.parts.items()},
+        "score_rms": parity.details["score_rms"],
+    }
+
+
+def _format(builds: Sequence[dict[str, Any]]) -> str:
+    lines = [f"{'':30}{'s':>7}{'GiB':>7}{'kernels':>9}{'fused':>8}{'MB moved':>10}{'MB act.':>9}"]
+    for build in builds:
+        fused = f"{build['fused_attentions']}/{build['attentions']}"
+        strips = build["options"][-1].removeprefix("--tail-")
+        lines.append(
+            f"{build['model'] + ', ' + strips:30}{build['seconds']:7.0f}{build['peak_gib']:7.2f}"
+            f"{build['kernels']:9}{fused:>8}{build['traffic_mb']:10.0f}"
+            f"{build['activation_mb']:9.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.build_cost",
+        description="Build models with random weights for TensorRT-RTX, and report the time and "
+        "memory each build takes beside what its audit and verification found.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", choices=list(VARIANTS), nargs="+", default=["vit_b_ade20k"],
+                        metavar="NAME")  # fmt: skip
+    parser.add_argument("--compute-capability", default="SM89", metavar="SM")
+    parser.add_argument("--tail-strips", type=int, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_main(main)
