@@ -270,9 +270,14 @@ def _fill(
     faults = [f"{len(keys)} keys {kind} (first: {keys[0]})" for kind, keys in kinds if keys]
     if faults:
         fix = hint or "name the right one with --model"
-        raise CheckpointError(
-            f"checkpoint '{path.name}' does not fit '{config.name}': {', '.join(faults)}; {fix}"
+        error = CheckpointError(
+            f"checkpoint '{path.name}' does not fit '{config.name}': {', '.join(faults)} (all of "
+            f"them with -v); {fix}"
         )
+        for kind, keys in kinds:
+            for key in keys:
+                error.add_note(f"{kind}: {key}")
+        raise error
     with torch.device("meta"):
         model = SegViT(config)
     model.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)

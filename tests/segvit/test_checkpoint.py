@@ -183,6 +183,13 @@ def test_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     assert re.search(r"2 keys missing \(first: \S+\)", message)
     assert "1 keys unexpected (first: decode_head.extra)" in message
     assert "backbone.blocks.0.norm1.bias (7,) instead of (48,)" in message
+    # What -v prints below the traceback.
+    assert caught.value.__notes__ == [
+        "missing: backbone.cls_token",
+        "missing: decode_head.query_embed.weight",
+        "unexpected: decode_head.extra",
+        "misshapen: backbone.blocks.0.norm1.bias (7,) instead of (48,)",
+    ]
 
 
 def test_shrunk_weights_into_a_cascade(tmp_path: Path) -> None:
