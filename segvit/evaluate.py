@@ -1,4 +1,7 @@
-"""`python -m segvit.evaluate`: mIoU of a checkpoint, beside what colour alone reaches."""
+"""`python -m segvit.evaluate`: mIoU of a checkpoint on land cover, or on anyone's masks.
+
+On land cover it stands beside what colour alone reaches on the same pixels.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,27 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
 from segvit.config import LANDCOVER_CLASSES
+from segvit.datasets.folder import FolderDataset, open_folder
 from segvit.datasets.landcover import LandCover
 from segvit.datasets.landcover_evaluation import evaluate_landcover
-from segvit.metrics import SegmentationMetrics
+from segvit.inference import MULTI_SCALES, Predict, Protocol, label_image
+from segvit.metrics import ConfusionMatrix, SegmentationMetrics
 from segvit.model import SegViT
 from segvit.prediction import predict_scores
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 
+_FOLDER_OPTIONS = ("images", "masks", "classes", "reduce_zero_label", "mode", "multi_scale", "flip")
 _EPILOG = """\
 example:
   python -m segvit.evaluate --model vit_t_landcover --dataset landcover --split test
@@ -31,21 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
     path = arguments.checkpoint or shipped_checkpoint(arguments.model)
     model = load_checkpoint(path)
-    _check_model(model, path)
-    data = LandCover()
+    if model.provenance is not None and model.provenance.random_parts:
+        raise ValueError(f"checkpoint '{path}' has no decode head; train it first")
+    model = model.to(arguments.device)
     started = time.perf_counter()
-    device_model = model.to(arguments.device)
-    matrix = evaluate_landcover(
-        lambda images: predict_scores(device_model, images),
-        data,
-        arguments.split,
-        arguments.batch_size,
-        progress=not arguments.json,
-    )
-    report = _make_report(
-        path, arguments.split, matrix.compute(), data.colour_floor(arguments.split)
-    )
-    report["pixels"] = int(matrix.counts.sum())
+    evaluate = _evaluate_folder if arguments.dataset == "folder" else _evaluate_landcover
+    report = {"checkpoint": path.name, "dataset": arguments.dataset, **evaluate(arguments, model)}
     report["seconds"] = round(time.perf_counter() - started, 1)
     text = json.dumps(report, indent=2)
     if arguments.out:
@@ -54,48 +55,126 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_model(model: SegViT, path: Path) -> None:
+def _evaluate_landcover(arguments: argparse.Namespace, model: SegViT) -> dict[str, Any]:
+    """Return the report of a land-cover split, with the colour floor."""
     names = tuple(name for name, _ in LANDCOVER_CLASSES)
-    if model.config.num_classes != len(names):
-        raise ValueError(
-            f"checkpoint '{path}' has {model.config.num_classes} classes, land cover has "
-            f"{len(names)}; give a checkpoint trained with --dataset landcover"
-        )
-    provenance = model.provenance
-    if provenance is not None and provenance.random_parts:
-        raise ValueError(f"checkpoint '{path}' has no decode head; train it first")
-
-
-def _make_report(
-    path: Path, split: str, found: SegmentationMetrics, floor: SegmentationMetrics
-) -> dict[str, Any]:
-    names = [name for name, _ in LANDCOVER_CLASSES]
+    _check_classes(model, names, "land cover")
+    data = LandCover()
+    matrix = evaluate_landcover(
+        partial(predict_scores, model), data, arguments.split, arguments.batch_size,
+        progress=not arguments.json,
+    )  # fmt: skip
+    found, floor = matrix.compute(), data.colour_floor(arguments.split)
     return {
-        "checkpoint": path.name,
-        "dataset": "landcover",
-        "split": split,
-        "miou": found.miou,
-        "pixel_accuracy": found.pixel_accuracy,
-        "mean_accuracy": found.mean_accuracy,
+        "split": arguments.split,
+        **_describe(found, names),
         "colour_floor_miou": floor.miou,
         "colour_floor_pixel_accuracy": floor.pixel_accuracy,
         "above_floor": found.miou - floor.miou,
-        "iou": dict(zip(names, found.iou.tolist(), strict=True)),
         "colour_floor_iou": dict(zip(names, floor.iou.tolist(), strict=True)),
+        "pixels": int(matrix.counts.sum()),
+    }
+
+
+def _evaluate_folder(arguments: argparse.Namespace, model: SegViT) -> dict[str, Any]:
+    """Return the report of a folder of images and masks, by the published protocol."""
+    config = model.config
+    data = open_folder(
+        arguments.images, arguments.masks, arguments.classes, arguments.reduce_zero_label
+    )
+    _check_classes(model, data.class_names, f"'{arguments.classes}'")
+    side = config.image_size
+    stride = config.stride or side
+    slides = arguments.mode == "slide"
+    protocol = Protocol(
+        short_side=side,
+        least_side=side if arguments.multi_scale else None,
+        crop=(side, side) if slides else None,
+        stride=(stride, stride) if slides else None,
+        scales=MULTI_SCALES if arguments.multi_scale else (1.0,),
+        flip=arguments.flip,
+        batch_size=arguments.batch_size,
+    )
+    matrix = evaluate_folder(
+        partial(predict_scores, model), data, protocol, config.mean, progress=not arguments.json
+    )
+    return {
+        "images": len(data),
+        "mode": arguments.mode,
+        "scales": list(protocol.scales),
+        "flip": protocol.flip,
+        **_describe(matrix.compute(), data.class_names),
+        "pixels": int(matrix.counts.sum()),
+    }
+
+
+def evaluate_folder(
+    predict: Predict,
+    data: FolderDataset,
+    protocol: Protocol,
+    fill: Sequence[float],
+    progress: bool = True,
+) -> ConfusionMatrix:
+    """Return the confusion matrix of a folder, each image at its own size.
+
+    Args:
+        predict: crops `(B, h, w, 3)` to scores `(B, K, h, w)`.
+        data: images and masks.
+        protocol: how an image becomes labels.
+        fill: the pixel to pad small images with.
+        progress: show a bar.
+    """
+    matrix = ConfusionMatrix(len(data.class_names))
+    for _, image, mask in tqdm(data, unit="image", disable=not progress, leave=False):
+        matrix.update(label_image(predict, image, protocol, fill), mask)
+    return matrix
+
+
+def _check_classes(model: SegViT, names: Sequence[str], source: str) -> None:
+    if model.config.num_classes != len(names):
+        path = model.provenance.source if model.provenance else model.config.name
+        raise ValueError(
+            f"checkpoint '{path}' has {model.config.num_classes} classes, {source} has "
+            f"{len(names)}; give a checkpoint trained on these classes"
+        )
+
+
+def _describe(found: SegmentationMetrics, names: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics by name; None for a class that is in no mask and no prediction."""
+    iou = [None if isnan(value) else value for value in found.iou.tolist()]
+    return {
+        "miou": found.miou,
+        "pixel_accuracy": found.pixel_accuracy,
+        "mean_accuracy": found.mean_accuracy,
+        "iou": dict(zip(names, iou, strict=True)),
     }
 
 
 def _format_table(report: dict[str, Any]) -> str:
     """Return the report as text, a line a class."""
-    rows = [(name, iou, report["colour_floor_iou"][name]) for name, iou in report["iou"].items()]
-    rows.append(("mIoU", report["miou"], report["colour_floor_miou"]))
-    rows.append(("aAcc", report["pixel_accuracy"], report["colour_floor_pixel_accuracy"]))
-    lines = [f"{'':20}{'model':>8}{'colour':>8}"]
-    lines += [f"{name:20}{value:8.4f}{floor:8.4f}" for name, value, floor in rows]
-    lines.append(f"{'mAcc':20}{report['mean_accuracy']:8.4f}")
+    rows = [*report["iou"].items(), ("mIoU", report["miou"]), ("aAcc", report["pixel_accuracy"])]
+    floors = {
+        **report.get("colour_floor_iou", {}),
+        "mIoU": report.get("colour_floor_miou"),
+        "aAcc": report.get("colour_floor_pixel_accuracy"),
+    }
+    width = max(20, *(len(name) + 1 for name in report["iou"]))
+    with_floor = "above_floor" in report
+    lines = [f"{'':{width}}{'model':>8}" + (f"{'colour':>8}" if with_floor else "")]
+    for name, value in (*rows, ("mAcc", report["mean_accuracy"])):
+        shown = f"{name:{width}}{'absent' if value is None else format(value, '.4f'):>8}"
+        floor = floors.get(name)
+        lines.append(shown if floor is None else f"{shown}{floor:8.4f}")
+    if with_floor:
+        where = f"land cover {report['split']}"
+        ending = f"{report['above_floor']:+.4f} mIoU against the colour look-up"
+    else:
+        views = len(report["scales"]) * (1 + report["flip"])
+        where = f"{report['images']} images"
+        ending = f"{report['mode']}, {views} view{'s' if views > 1 else ''} an image"
     lines.append(
-        f"{report['checkpoint']} on land cover {report['split']}: {report['pixels']} pixels, "
-        f"{report['above_floor']:+.4f} mIoU against the colour look-up, {report['seconds']} s"
+        f"{report['checkpoint']} on {where}: {report['pixels']} pixels, {ending}, "
+        f"{report['seconds']} s"
     )
     return "\n".join(lines)
 
@@ -103,8 +182,8 @@ def _format_table(report: dict[str, Any]) -> str:
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m segvit.evaluate",
-        description="Measure a checkpoint's mIoU, beside a colour look-up table on the same "
-        "pixels.",
+        description="Measure a checkpoint's mIoU: on land cover beside a colour look-up table on "
+        "the same pixels, or on a folder of images and masks by the published protocol.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,9 +191,10 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--checkpoint", type=Path, metavar="FILE")
     source.add_argument("--model", choices=SHIPPED_MODELS, default=SHIPPED_MODELS[0],
                         help="a shipped checkpoint (default %(default)s)")  # fmt: skip
-    parser.add_argument("--dataset", choices=("landcover",), default="landcover")
-    parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--dataset", choices=("landcover", "folder"), default="landcover")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="of land cover")
+    _add_folder_options(parser.add_argument_group("with --dataset folder"))
+    parser.add_argument("--batch-size", type=int, default=16, help="crops a call (default 16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
     parser.add_argument("--json", action="store_true", help="print JSON only")
@@ -122,7 +202,28 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         parser.error("--batch-size must be at least 1")
+    named = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in _FOLDER_OPTIONS}
+    if arguments.dataset == "folder":
+        missing = [name for name in ("--images", "--masks", "--classes") if named[name] is None]
+        if missing:
+            parser.error(f"--dataset folder needs {', '.join(missing)}")
+        arguments.mode = arguments.mode or "slide"
+    elif given := [name for name, value in named.items() if value]:
+        parser.error(f"{', '.join(given)}: only with --dataset folder")
     return arguments
+
+
+def _add_folder_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--images", type=Path, metavar="DIR", help="images")
+    add("--masks", type=Path, metavar="DIR", help="grey PNGs of class ids, named as the images")
+    add("--classes", type=Path, metavar="FILE", help="a class a line: name, or name,red,green,blue")
+    add("--reduce-zero-label", action="store_true", help="0 in the masks means ignored")
+    add(
+        "--mode", choices=("whole", "slide"), help="default slide, with the model's crop and stride"
+    )
+    add("--multi-scale", action="store_true", help=f"average scales {MULTI_SCALES}")
+    add("--flip", action="store_true", help="average with the mirrored image")
 
 
 if __name__ == "__main__":

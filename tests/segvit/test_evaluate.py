@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from segvit.cli import run_main
 from segvit.config import LANDCOVER_CLASSES
 from segvit.datasets.landcover import LandCover
 from segvit.evaluate import main
-from segvit.metrics import ConfusionMatrix
 from segvit.model import SegViT
 from tests.tiny_models import make_config, make_model
 
@@ -82,9 +82,61 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_matrix_is_what_is_reported() -> None:
-    matrix = ConfusionMatrix(7)
-    matrix.update(np.arange(7), np.arange(7))
-    report = evaluate._make_report(Path("a"), "val", matrix.compute(), matrix.compute())
-    assert report["miou"] == 1.0
-    assert report["above_floor"] == 0.0
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Images whose red channel is 30 times the class, and a model that reads it there."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for index, size in enumerate(((64, 90), (70, 64), (64, 64))):
+        blocks = rng.integers(0, 6, (size[0] // 8 + 1, size[1] // 8 + 1), dtype=np.uint8)
+        mask = blocks.repeat(8, axis=0).repeat(8, axis=1)[: size[0], : size[1]]
+        image = np.zeros((*size, 3), np.uint8)
+        image[..., 2] = mask * 30  # red: OpenCV writes BGR
+        mask[0, :10] = 255
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), image)
+        cv2.imwrite(str(tmp_path / "masks" / f"{index}.png"), mask)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    save_checkpoint(make_model(make_config(class_names=NAMES)), tmp_path / "tiny.safetensors")
+
+    def predict(model: SegViT, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = np.rint(images[..., 0] / 30).astype(np.int64)
+        return np.moveaxis(np.eye(7, dtype=np.float32)[np.minimum(found, 6)], -1, 1)
+
+    monkeypatch.setattr(evaluate, "predict_scores", predict)
+    return [
+        "--dataset", "folder", "--images", str(tmp_path / "images"), "--masks",
+        str(tmp_path / "masks"), "--classes", str(tmp_path / "classes.txt"), "--checkpoint",
+        str(tmp_path / "tiny.safetensors"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_a_folder_of_masks(
+    folder: list[str], mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folder, "--mode", mode, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["miou"] == report["pixel_accuracy"] == 1.0
+    assert report["iou"][NAMES[6]] is None  # in no mask and no prediction
+    assert report["pixels"] == 64 * 90 + 70 * 64 + 64 * 64 - 30
+    assert (report["images"], report["mode"], report["scales"]) == (3, mode, [1.0])
+
+
+def test_views_of_a_folder(folder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*folder, "--multi-scale", "--flip"]) == 0
+    printed = capsys.readouterr().out
+    assert "tiny.safetensors on 3 images" in printed
+    assert "slide, 12 views an image" in printed
+    assert "snow and ice" in printed
+
+
+def test_wrong_usage_of_a_folder(folder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (folder[:4], "--dataset folder needs --masks, --classes"),
+        (["--flip", "--mode", "whole"], "--mode, --flip: only with --dataset folder"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run_main(main, arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err

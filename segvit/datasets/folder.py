@@ -1,0 +1,146 @@
+"""Any folder of images with a folder of masks and a list of classes.
+
+Shapes: `H, W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segvit.config import distinct_palette
+from segvit.images import Image, find_images, read_image
+from segvit.metrics import IGNORE_LABEL
+
+Mask = NDArray[np.uint8]
+Rgb = tuple[int, int, int]
+_NAMES_SHOWN = 5
+
+
+class Sample(NamedTuple):
+    """An image file and its mask's."""
+
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """Images with masks of class ids, 255 for ignored pixels.
+
+    With `reduce_zero_label`, 0 in a mask file means ignored and the other ids are one too high, as
+    ADE20K's are.
+    """
+
+    samples: tuple[Sample, ...]
+    class_names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+    reduce_zero_label: bool = False
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[tuple[Sample, Image, Mask]]:
+        """Yield each sample with its image `(H, W, 3)` and mask `(H, W)`.
+
+        Raises:
+            ValueError: naming a file that cannot be read, or a mask that does not fit.
+        """
+        for sample in self.samples:
+            image = read_image(sample.image)
+            mask = self.read_mask(sample.mask)
+            if mask.shape != image.shape[:2]:
+                raise ValueError(
+                    f"mask '{sample.mask}' is {mask.shape[0]}x{mask.shape[1]}, its image "
+                    f"'{sample.image}' {image.shape[0]}x{image.shape[1]}; give the mask made for it"
+                )
+            yield sample, image, mask
+
+    def read_mask(self, path: Path) -> Mask:
+        """Return the class ids of a mask file, uint8 `(H, W)`, 255 for ignored pixels.
+
+        Raises:
+            ValueError: if it is no grey image, or holds ids beyond the classes.
+        """
+        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if stored is None:
+            raise ValueError(f"mask '{path}' cannot be decoded: it is damaged or no image")
+        if stored.ndim != 2:
+            raise ValueError(
+                f"mask '{path}' has {stored.shape[2]} channels, expected one of class ids; if it "
+                "has a colour palette, save its indices as a grey PNG"
+            )
+        ids = stored.astype(np.int64)
+        if self.reduce_zero_label:
+            ids = np.where((ids == 0) | (ids == IGNORE_LABEL), IGNORE_LABEL, ids - 1)
+        beyond = np.unique(ids[(ids >= len(self.class_names)) & (ids != IGNORE_LABEL)])
+        if beyond.size:
+            shown = ", ".join(map(str, beyond[:_NAMES_SHOWN]))
+            pixels = int(np.isin(ids, beyond).sum())
+            raise ValueError(
+                f"mask '{path}' has {pixels} pixels of unknown classes ({shown}); expected 0 to "
+                f"{len(self.class_names) - 1}, or {IGNORE_LABEL} for ignored; mend the mask or the "
+                "list of classes" + ("" if self.reduce_zero_label else ", or --reduce-zero-label")
+            )
+        return ids.astype(np.uint8)
+
+
+def open_folder(
+    images: Path, masks: Path, classes: Path, reduce_zero_label: bool = False
+) -> FolderDataset:
+    """Return the pairs of two folders: files of the same stem, in order.
+
+    Args:
+        images: folder of images.
+        masks: folder of grey PNGs of class ids.
+        classes: text file, a class a line: `name`, or `name,red,green,blue`.
+        reduce_zero_label: 0 in the masks means ignored.
+
+    Raises:
+        FileNotFoundError: if a folder or the file is missing.
+        ValueError: if there are no pairs, an image has no mask, or the list is malformed.
+    """
+    names, palette = read_classes(classes)
+    found = {path.stem: path for path in find_images([masks])}
+    paths = find_images([images])
+    lacking = [path for path in paths if path.stem not in found]
+    if lacking:
+        shown = ", ".join(path.name for path in lacking[:_NAMES_SHOWN])
+        raise ValueError(
+            f"{len(lacking)} of {len(paths)} images in '{images}' have no mask of the same name in "
+            f"'{masks}' (first: {shown}); copy the masks, or move those images away"
+        )
+    samples = tuple(Sample(path, found[path.stem]) for path in paths)
+    return FolderDataset(samples, names, palette, reduce_zero_label)
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Rgb, ...]]:
+    """Return names and colours of a list of classes; colours are chosen where it has none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, or a line is neither `name` nor `name,red,green,blue`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such list of classes", str(path))
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not 1 <= len(lines) <= IGNORE_LABEL:
+        raise ValueError(f"'{path}': expected 1 to {IGNORE_LABEL} classes, got {len(lines)}")
+    rows = [[part.strip() for part in line.split(",")] for line in lines]
+    if all(len(row) == 1 for row in rows):
+        return tuple(lines), distinct_palette(len(lines))
+    for number, row in enumerate(rows, 1):
+        channels = row[1:]
+        if len(row) != 4 or not all(c.isdecimal() and int(c) <= 255 for c in channels):
+            raise ValueError(
+                f"'{path}', line {number}: expected name,red,green,blue with 0 to 255 in every "
+                f"line, got '{lines[number - 1]}'"
+            )
+    colours = tuple((int(red), int(green), int(blue)) for _, red, green, blue in rows)
+    return tuple(row[0] for row in rows), colours

@@ -1,0 +1,108 @@
+"""`segvit.datasets.folder`: pairs, ids, and what it says of folders that do not fit."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segvit.config import distinct_palette
+from segvit.datasets.folder import FolderDataset, open_folder, read_classes
+
+
+def _write(path: Path, array: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, value in (("b", 2), ("a", 1)):
+        _write(tmp_path / "images" / f"{name}.jpg", np.full((8, 9, 3), 100, np.uint8))
+        _write(tmp_path / "masks" / f"{name}.png", np.full((8, 9), value, np.uint8))
+    (tmp_path / "classes.txt").write_text("sky\nsea\n\nland\n")
+    return tmp_path
+
+
+def _open(root: Path, reduce_zero_label: bool = False) -> FolderDataset:
+    return open_folder(root / "images", root / "masks", root / "classes.txt", reduce_zero_label)
+
+
+def test_pairs_come_in_order(root: Path) -> None:
+    data = _open(root)
+    assert data.class_names == ("sky", "sea", "land")
+    assert data.palette == distinct_palette(3)
+    assert len(data) == 2
+    found = [(sample.image.name, image.shape, int(mask[0, 0])) for sample, image, mask in data]
+    assert found == [("a.jpg", (8, 9, 3), 1), ("b.jpg", (8, 9, 3), 2)]
+
+
+def test_zero_may_mean_ignored(root: Path) -> None:
+    mask = np.array([[0, 1, 2, 3, 255]], np.uint8)
+    _write(root / "masks" / "a.png", mask)
+    read = _open(root, reduce_zero_label=True).read_mask(root / "masks" / "a.png")
+    assert read.tolist() == [[255, 0, 1, 2, 255]]
+
+
+def test_sixteen_bit_masks_are_read(root: Path) -> None:
+    _write(root / "masks" / "a.png", np.array([[0, 2, 255]], np.uint16))
+    assert _open(root).read_mask(root / "masks" / "a.png").tolist() == [[0, 2, 255]]
+
+
+def test_colours_of_the_list_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_text("sky, 1, 2, 3\nsea,255,0,9\n")
+    assert read_classes(path) == (("sky", "sea"), ((1, 2, 3), (255, 0, 9)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected 1 to 255 classes, got 0"),
+        ("sky,1,2,3\nsea", r"line 2: expected name,red,green,blue .* got 'sea'"),
+        ("sky,1,2,300", r"line 1: .* got 'sky,1,2,300'"),
+    ],
+)
+def test_a_malformed_list(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_classes(path)
+
+
+def test_a_missing_list(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such list of classes"):
+        read_classes(tmp_path / "none.txt")
+
+
+def test_images_without_a_mask_are_counted_and_named(root: Path) -> None:
+    (root / "masks" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 images in .* no mask .*first: b\.jpg"):
+        _open(root)
+
+
+def test_an_empty_folder(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"'.*empty' holds no images"):
+        open_folder(tmp_path / "empty", root / "masks", root / "classes.txt")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((9, 8), np.uint8), r"is 9x8, its image '.*a\.jpg' 8x9; give the mask made"),
+        (np.zeros((8, 9, 3), np.uint8), "has 3 channels, expected one .* indices as a grey PNG"),
+        (np.full((8, 9), 7, np.uint8), r"72 pixels of unknown classes \(7\); expected 0 to 2"),
+    ],
+)
+def test_masks_that_do_not_fit(root: Path, mask: NDArray[np.uint8], message: str) -> None:
+    _write(root / "masks" / "a.png", mask)
+    with pytest.raises(ValueError, match=message):
+        list(_open(root))
+
+
+def test_a_damaged_mask(root: Path) -> None:
+    (root / "masks" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"mask '.*a\.png' cannot be decoded"):
+        list(_open(root))
