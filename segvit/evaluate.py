@@ -14,17 +14,16 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
 from segvit.config import LANDCOVER_CLASSES
-from segvit.datasets.folder import FolderDataset, open_folder
+from segvit.datasets.folder import open_folder
+from segvit.datasets.folder_evaluation import evaluate_folder
 from segvit.datasets.landcover import LandCover
 from segvit.datasets.landcover_evaluation import evaluate_landcover
-from segvit.inference import MULTI_SCALES, Predict, Protocol, label_image
-from segvit.metrics import ConfusionMatrix, SegmentationMetrics
+from segvit.inference import MULTI_SCALES, Protocol
+from segvit.metrics import SegmentationMetrics
 from segvit.model import SegViT
 from segvit.prediction import predict_scores
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
@@ -83,18 +82,10 @@ def _evaluate_folder(arguments: argparse.Namespace, model: SegViT) -> dict[str, 
         arguments.images, arguments.masks, arguments.classes, arguments.reduce_zero_label
     )
     _check_classes(model, data.class_names, f"'{arguments.classes}'")
-    side = config.image_size
-    stride = config.stride or side
-    slides = arguments.mode == "slide"
-    protocol = Protocol(
-        short_side=side,
-        least_side=side if arguments.multi_scale else None,
-        crop=(side, side) if slides else None,
-        stride=(stride, stride) if slides else None,
-        scales=MULTI_SCALES if arguments.multi_scale else (1.0,),
-        flip=arguments.flip,
-        batch_size=arguments.batch_size,
-    )
+    protocol = Protocol.published(
+        config, arguments.mode == "slide", arguments.multi_scale, arguments.flip,
+        arguments.batch_size,
+    )  # fmt: skip
     matrix = evaluate_folder(
         partial(predict_scores, model), data, protocol, config.mean, progress=not arguments.json
     )
@@ -106,28 +97,6 @@ def _evaluate_folder(arguments: argparse.Namespace, model: SegViT) -> dict[str, 
         **_describe(matrix.compute(), data.class_names),
         "pixels": int(matrix.counts.sum()),
     }
-
-
-def evaluate_folder(
-    predict: Predict,
-    data: FolderDataset,
-    protocol: Protocol,
-    fill: Sequence[float],
-    progress: bool = True,
-) -> ConfusionMatrix:
-    """Return the confusion matrix of a folder, each image at its own size.
-
-    Args:
-        predict: crops `(B, h, w, 3)` to scores `(B, K, h, w)`.
-        data: images and masks.
-        protocol: how an image becomes labels.
-        fill: the pixel to pad small images with.
-        progress: show a bar.
-    """
-    matrix = ConfusionMatrix(len(data.class_names))
-    for _, image, mask in tqdm(data, unit="image", disable=not progress, leave=False):
-        matrix.update(label_image(predict, image, protocol, fill), mask)
-    return matrix
 
 
 def _check_classes(model: SegViT, names: Sequence[str], source: str) -> None:

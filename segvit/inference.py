@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segvit.config import SegViTConfig
 from segvit.images import Size
 
 Pixels = NDArray[Any]  # RGB, `(H, W, 3)`: uint8, or float where already normalised
@@ -64,6 +65,28 @@ class Protocol:
             raise ValueError(f"protocol: expected scales above 0, got {self.scales}")
         if self.short_side < 1 or self.batch_size < 1:
             raise ValueError("protocol: short side and batch size must be at least 1")
+
+    @classmethod
+    def published(
+        cls,
+        config: SegViTConfig,
+        slides: bool = True,
+        multi_scale: bool = False,
+        flip: bool = False,
+        batch_size: int = 1,
+    ) -> Protocol:
+        """Return the protocol of a model's published figures: its own crop and stride."""
+        side = config.image_size
+        stride = config.stride or side
+        return cls(
+            short_side=side,
+            least_side=side if multi_scale else None,
+            crop=(side, side) if slides else None,
+            stride=(stride, stride) if slides else None,
+            scales=MULTI_SCALES if multi_scale else (1.0,),
+            flip=flip,
+            batch_size=batch_size,
+        )
 
 
 def rescale_size(

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,9 +21,8 @@ from tqdm import tqdm
 from segvit.checkpoint import load_checkpoint, save_checkpoint
 from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
-from segvit.datasets.landcover import LandCover
-from segvit.datasets.landcover_evaluation import evaluate_landcover
-from segvit.datasets.landcover_training import TrainingTiles
+from segvit.datasets.folder import open_folder
+from segvit.datasets.training_data import FolderTraining, LandCoverTraining, TrainingData
 from segvit.loss import ATMLoss
 from segvit.metrics import SegmentationMetrics
 from segvit.model import SegViT, build_model
@@ -36,10 +36,14 @@ from segvit.training_state import (
 )
 
 STATE_NAME = "state.pt"
+_FOLDER_PATHS = ("images", "masks", "val_images", "val_masks", "classes")
 CLIP_NORM = 1.0
 _EPILOG = """\
 example:
   python -m segvit.train --model vit_t_landcover --dataset landcover --out runs/landcover
+  python -m segvit.train --model vit_b_ade20k --dataset folder --images a/images --masks a/masks \\
+      --val-images b/images --val-masks b/masks --classes classes.txt --checkpoint vit_base.npz \\
+      --out runs/mine
 """
 
 
@@ -75,16 +79,20 @@ class TrainingRun:
         self.out: Path = arguments.out
         self.eval_every: int = arguments.eval_every
         self.json: bool = arguments.json
-        self.data = LandCover()
-        self.tiles = TrainingTiles(self.data, settings.seed)
+        self.data = _open_data(settings, arguments)
         torch.manual_seed(settings.seed)
-        config = find_variant(settings.model)
+        config = self.data.config
         checkpoint = arguments.checkpoint
         self.model: SegViT = (
             load_checkpoint(checkpoint, config) if checkpoint else build_model(config)
         )
         if arguments.backbone:
             _take_backbone(self.model, arguments.backbone)
+        if self.model.config.num_classes != config.num_classes:
+            raise ValueError(
+                f"checkpoint '{checkpoint}' has {self.model.config.num_classes} classes, the data "
+                f"{config.num_classes}; take its encoder alone with --backbone"
+            )
         self.evaluated = build_model(config)
         optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, settings.weight_decay),
@@ -138,7 +146,7 @@ class TrainingRun:
         self.model.train()
         rank, world = self.fabric.global_rank, self.fabric.world_size
         share = self.settings.batch_size // world
-        images, labels = self.tiles.batch(self.step, range(rank * share, (rank + 1) * share))
+        images, labels = self.data.batch(self.step, range(rank * share, (rank + 1) * share))
         for group in self._raw_optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(self.step)
         # Dropout is a function of seed, step and rank too: resuming needs no generator's state.
@@ -164,10 +172,7 @@ class TrainingRun:
         """Log, evaluate the averaged weights on the validation split, and save."""
         self.evaluated.load_state_dict(self.average.weights)
         model = self.evaluated.to(self.fabric.device).eval()
-        matrix = evaluate_landcover(
-            lambda images: predict_scores(model, images), self.data, "val", progress=False
-        )
-        metrics = matrix.compute()
+        metrics = self.data.evaluate(partial(predict_scores, model)).compute()
         if self.fabric.is_global_zero:
             self._log(losses, metrics)
             if metrics.miou > self.best_miou:
@@ -219,6 +224,20 @@ class TrainingRun:
         print(f"wrote {self.out}: last.safetensors, best.safetensors, {STATE_NAME}, log.csv")
 
 
+def _open_data(settings: TrainingSettings, arguments: argparse.Namespace) -> TrainingData:
+    config = find_variant(settings.model)
+    if settings.dataset == "landcover":
+        return LandCoverTraining(config, settings.seed)
+    train, val = (
+        open_folder(images, masks, arguments.classes, arguments.reduce_zero_label)
+        for images, masks in (
+            (arguments.images, arguments.masks),
+            (arguments.val_images, arguments.val_masks),
+        )
+    )
+    return FolderTraining(config, train, val, settings.batch_size, settings.seed)
+
+
 def _take_backbone(model: SegViT, path: Path) -> None:
     """Copy the backbone of another trained SegViT, whatever its decode head.
 
@@ -259,7 +278,13 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", choices=list(VARIANTS), default="vit_t_landcover", metavar="NAME"
     )
-    parser.add_argument("--dataset", choices=("landcover",), default="landcover")
+    parser.add_argument("--dataset", choices=("landcover", "folder"), default="landcover")
+    folder = parser.add_argument_group("with --dataset folder")
+    for option in _FOLDER_PATHS:
+        folder.add_argument(f"--{option.replace('_', '-')}", type=Path, metavar="PATH")
+    folder.add_argument(
+        "--reduce-zero-label", action="store_true", help="0 in the masks means ignored"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to start from")
@@ -285,6 +310,11 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("max_steps", "batch_size", "eval_every"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    given = [name for name in _FOLDER_PATHS if getattr(arguments, name) is not None]
+    wanted = _FOLDER_PATHS if arguments.dataset == "folder" else ()
+    if tuple(given) != wanted or (arguments.reduce_zero_label and not wanted):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in _FOLDER_PATHS)
+        parser.error(f"--dataset folder needs all of {options}, and no other takes them")
     return arguments
 
 

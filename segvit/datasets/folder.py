@@ -46,21 +46,23 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __iter__(self) -> Iterator[tuple[Sample, Image, Mask]]:
-        """Yield each sample with its image `(H, W, 3)` and mask `(H, W)`.
+    def __iter__(self) -> Iterator[tuple[Image, Mask]]:
+        """Yield each sample's image `(H, W, 3)` and mask `(H, W)`; raises as `read` does."""
+        return (self.read(sample) for sample in self.samples)
+
+    def read(self, sample: Sample) -> tuple[Image, Mask]:
+        """Return the image `(H, W, 3)` and the mask `(H, W)` of a sample.
 
         Raises:
             ValueError: naming a file that cannot be read, or a mask that does not fit.
         """
-        for sample in self.samples:
-            image = read_image(sample.image)
-            mask = self.read_mask(sample.mask)
-            if mask.shape != image.shape[:2]:
-                raise ValueError(
-                    f"mask '{sample.mask}' is {mask.shape[0]}x{mask.shape[1]}, its image "
-                    f"'{sample.image}' {image.shape[0]}x{image.shape[1]}; give the mask made for it"
-                )
-            yield sample, image, mask
+        image, mask = read_image(sample.image), self.read_mask(sample.mask)
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"mask '{sample.mask}' is {mask.shape[0]}x{mask.shape[1]}, its image "
+                f"'{sample.image}' {image.shape[0]}x{image.shape[1]}; give the mask made for it"
+            )
+        return image, mask
 
     def read_mask(self, path: Path) -> Mask:
         """Return the class ids of a mask file, uint8 `(H, W)`, 255 for ignored pixels.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from examples.update_readme import BLOCKS, PAGES, PICTURE, insert_figures
+from segvit.config import LANDCOVER_CLASSES
 from segvit.shipped import shipped_checkpoint
 from tests.tiny_models import random_images
 
@@ -34,12 +35,15 @@ SHORTER = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: weights and photos."""
+    """A user's folder: weights, photos, their masks and classes."""
     place = tmp_path_factory.mktemp("user")
     shutil.copyfile(shipped_checkpoint("vit_t_landcover"), place / "seg.safetensors")
-    (place / "photos").mkdir()
+    for folder in ("photos", "masks"):
+        (place / folder).mkdir()
     for name, image in zip(("andes", "b"), random_images(2, 200, 304), strict=True):
         cv2.imwrite(str(place / "photos" / f"{name}.png"), np.ascontiguousarray(image))
+        cv2.imwrite(str(place / "masks" / f"{name}.png"), image[..., 0] // 43)
+    (place / "classes.txt").write_text("\n".join(name for name, _ in LANDCOVER_CLASSES))
     return place
 
 
@@ -48,11 +52,12 @@ def _run(command: str, place: Path) -> subprocess.CompletedProcess[str]:
     assert words[:2] == ["python", "-m"], command
     arguments = [sys.executable, *words[1:], *SHORTER.get(words[2], ())]
     return subprocess.run(
-        arguments, cwd=place, capture_output=True, text=True, timeout=300, check=False
+        arguments, cwd=place, capture_output=True, text=True, timeout=600, check=False
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.trt_rtx
 def test_commands_run_in_order(place: Path) -> None:
     """In the order of the page, since later ones use what earlier ones made."""
@@ -64,6 +69,7 @@ def test_commands_run_in_order(place: Path) -> None:
     assert (place / "artifacts" / "mine" / "manifest.json").is_file()
     assert (place / "segments" / "andes.overlay.png").is_file()
     assert (place / "runs" / "landcover" / "best.safetensors").is_file()
+    assert (place / "runs" / "mine" / "best.safetensors").is_file()
     assert len(PYTHON) == 1
     finished = subprocess.run(
         [sys.executable, "-c", PYTHON[0]], cwd=place, capture_output=True, text=True, check=False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,8 @@ from segvit import train
 from segvit.checkpoint import load_checkpoint, save_checkpoint
 from segvit.cli import run_main
 from segvit.config import LANDCOVER_CLASSES, SegViTConfig
+from segvit.datasets import training_data
+from segvit.datasets.landcover_training import TrainingTiles
 from segvit.metrics import ConfusionMatrix
 from segvit.train import main
 from tests.tiny_models import make_config, make_model
@@ -40,7 +43,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         return matrix
 
     monkeypatch.setattr(train, "find_variant", _config)
-    monkeypatch.setattr(train, "evaluate_landcover", evaluate)
+    monkeypatch.setattr(training_data, "evaluate_landcover", evaluate)
 
 
 def _train(out: Path, *arguments: object) -> int:
@@ -88,17 +91,44 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
     """The same tiles again and again: a model that learns at all learns them."""
-    run_step = train.TrainingTiles.batch
+    run_step = TrainingTiles.batch
     patch = pytest.MonkeyPatch()
-    patch.setattr(
-        train.TrainingTiles, "batch", lambda self, step, indices: run_step(self, 0, indices)
-    )
+    patch.setattr(TrainingTiles, "batch", lambda self, step, indices: run_step(self, 0, indices))
     assert _train(tmp_path / "run", "--max-steps", 16, "--eval-every", 4) == 0
     patch.undo()
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     totals = [sum(float(v) for k, v in row.items() if k.startswith("loss")) for row in rows]
     assert totals[-1] < 0.9 * totals[0]
+
+
+def _write_folder(root: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for index in range(3):
+        mask = rng.integers(0, 3, (9, 12), dtype=np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+        cv2.imwrite(str(root / "masks" / f"{index}.png"), mask)
+        cv2.imwrite(str(root / "images" / f"{index}.png"), np.stack([mask * 100] * 3, axis=2))
+    (root / "classes.txt").write_text("sky\nsea\nland\n")
+    paths = {"images": "images", "masks": "masks", "val-images": "images", "val-masks": "masks",
+             "classes": "classes.txt"}  # fmt: skip
+    options = [word for name, path in paths.items() for word in (f"--{name}", str(root / path))]
+    return ["--dataset", "folder", *options]
+
+
+def test_a_folder_of_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = _write_folder(tmp_path)
+    assert _train(tmp_path / "run", "--max-steps", 2, *options) == 0
+    trained = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert trained.config.class_names == ("sky", "sea", "land")
+    save_checkpoint(make_model(_config("cascade")), tmp_path / "seven.safetensors")
+    seven = ("--checkpoint", tmp_path / "seven.safetensors")
+    message = "has 7 classes, the data 3; take its encoder alone with --backbone"
+    _fails(capsys, 1, message, "--out", tmp_path / "other", *options, *seven)
+    message = "--dataset folder needs all of --images, --masks, --val-images"
+    _fails(capsys, 2, message, "--out", tmp_path / "other", *options[:4])
+    _fails(capsys, 2, message, "--out", tmp_path / "other", "--reduce-zero-label")
 
 
 def test_starting_from_a_backbone(tmp_path: Path) -> None:
@@ -151,6 +181,6 @@ def test_two_processes_share_a_batch(tmp_path: Path) -> None:
         "landcover", "--max-steps", "1", "--batch-size", "3", "--device", "cpu", "--devices", "2",
         "--strategy", "ddp", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert refused.returncode == 1
     assert "error: batch size 3 cannot be shared by 2 devices" in refused.stderr
