@@ -17,7 +17,12 @@ from segvit.shipped import SHIPPED_MODELS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "formulation.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "formulation.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "segvit" / "weights" / "README.md",
+)
 PICTURE = ROOT / "docs" / "images" / "overview.png"
 
 Result = dict[str, Any]

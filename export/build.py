@@ -223,7 +223,16 @@ def _verify(
     Raises:
         ParityError: if it fails its gates.
     """
-    reference = partial(_predict_reference, model.to(arguments.device))
+    model = model.to(arguments.device)
+    golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
+    golden_labels: list[NDArray[np.int32]] = []
+
+    def reference(images: NDArray[np.uint8]) -> Prediction:
+        prediction = _predict_reference(model, images)
+        if sum(map(len, golden_labels)) < len(golden):  # the first images, in order
+            golden_labels.append(prediction.labels.astype(np.int32))
+        return prediction
+
     reader = ScoreReader(folder / ONNX_NAME, arguments.precision, model.config.num_classes)
     report = compare(
         reference,
@@ -236,12 +245,7 @@ def _verify(
     )
     say(f"parity on {check.source}: {_describe_report(report, arguments.random_weights)}")
     check_parity(report, arguments.precision, arguments.random_weights)
-    golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
-    labels = np.concatenate([reference(golden[i : i + 1]).labels for i in range(len(golden))])
-    np.savez_compressed(folder / GOLDEN_NAME, images=golden, labels=labels.astype(np.int32))
-    files = manifest.files | {GOLDEN_NAME: hash_file(folder / GOLDEN_NAME)}
-    manifest = replace(manifest, files=files)
-    manifest.write(folder)
+    manifest = _write_golden(golden, golden_labels, manifest, folder)
     warnings = _check_runtime(arguments, manifest, folder, golden, reader, say)
     figures = asdict(report)
     details = {"source": check.source, "score_rms": figures.pop("score_rms")}
@@ -253,6 +257,21 @@ def _verify(
         parity=Parity(**figures, details=details),
         warnings=manifest.warnings + warnings,
     )
+
+
+def _write_golden(
+    images: NDArray[np.uint8],
+    batches: Sequence[NDArray[np.int32]],
+    manifest: Manifest,
+    folder: Path,
+) -> Manifest:
+    """Write images with the reference's labels of them, given in batches; return the manifest."""
+    labels = np.concatenate(batches)[: len(images)]  # a last batch is filled up with copies
+    np.savez_compressed(folder / GOLDEN_NAME, images=images, labels=labels)
+    files = manifest.files | {GOLDEN_NAME: hash_file(folder / GOLDEN_NAME)}
+    manifest = replace(manifest, files=files)
+    manifest.write(folder)
+    return manifest
 
 
 def _check_runtime(

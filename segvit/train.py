@@ -79,6 +79,7 @@ class TrainingRun:
         self.out: Path = arguments.out
         self.eval_every: int = arguments.eval_every
         self.json: bool = arguments.json
+        self.half: bool = arguments.half
         self.data = _open_data(settings, arguments)
         torch.manual_seed(settings.seed)
         config = self.data.config
@@ -200,7 +201,7 @@ class TrainingRun:
     def _save(self, name: str) -> None:
         self.evaluated.load_state_dict(self.average.weights)
         metadata = {"step": str(self.step), "settings": json.dumps(asdict(self.settings))}
-        save_checkpoint(self.evaluated, self.out / f"{name}.safetensors", metadata=metadata)
+        save_checkpoint(self.evaluated, self.out / f"{name}.safetensors", self.half, metadata)
         if name == "last":
             save_state(
                 self.out / STATE_NAME, self.settings, self.step, self.model,
@@ -303,6 +304,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=1, help="how many (default 1)")
     parser.add_argument("--strategy", default="auto", help="auto or ddp")
     parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed")
+    parser.add_argument("--half", action="store_true", help="write the weights as float16")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last state")
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")

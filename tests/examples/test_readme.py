@@ -88,7 +88,7 @@ def test_make_targets_exist() -> None:
         assert ".venv" in listed.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_figures_are_the_measured_ones(page: Path) -> None:
     text = page.read_text()
     assert any(f"<!-- {name} -->" in text for name in BLOCKS)

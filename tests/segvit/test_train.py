@@ -89,6 +89,15 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").config == _config("cascade")
 
 
+def test_a_finished_run_can_be_written_in_half_precision(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert _train(out, "--max-steps", 2) == 0
+    whole, size = _weights(out), (out / "last.safetensors").stat().st_size
+    assert _train(out, "--max-steps", 2, "--resume", "--half") == 0
+    assert (out / "last.safetensors").stat().st_size < 0.6 * size
+    assert all(torch.equal(value, whole[key].half().float()) for key, value in _weights(out).items())
+
+
 def test_training_lowers_the_loss_on_one_batch(tmp_path: Path) -> None:
     """The same tiles again and again: a model that learns at all learns them."""
     run_step = TrainingTiles.batch
