@@ -191,18 +191,16 @@ def average_views(views: Iterator[Scores], size: Size) -> Scores:
         ValueError: if there are no views.
     """
     mean: Scores | None = None
-    count = 0
-    for count, scores in enumerate(views, 1):  # noqa: B007 (read below)
+    for count, scores in enumerate(views, 1):
         resized = np.stack([resize_bilinear(plane, size) for plane in scores])
         mean = np.zeros_like(resized, np.float32) if mean is None else mean
         # In strips of rows: the exponentials of a whole image would be a third array of its size.
         for top in range(0, size[0], _SOFTMAX_ROWS):
             rows = np.s_[:, top : top + _SOFTMAX_ROWS]
             powers = np.exp(resized[rows] - resized[rows].max(axis=0))
-            mean[rows] += powers / powers.sum(axis=0)
+            mean[rows] += (powers / powers.sum(axis=0) - mean[rows]) / np.float32(count)
     if mean is None:
         raise ValueError("views: expected at least one, got none")
-    mean /= np.float32(count)
     return mean
 
 

@@ -36,7 +36,13 @@ from segvit.training_state import (
 )
 
 STATE_NAME = "state.pt"
-_FOLDER_PATHS = ("images", "masks", "val_images", "val_masks", "classes")
+_FOLDER_PATHS = {
+    "images": "folder to learn from",
+    "masks": "its grey PNGs of class ids, named as the images",
+    "val_images": "folder to evaluate on",
+    "val_masks": "its masks",
+    "classes": "text file, a class a line: name, or name,red,green,blue",
+}
 CLIP_NORM = 1.0
 _EPILOG = """\
 example:
@@ -279,13 +285,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", choices=list(VARIANTS), default="vit_t_landcover", metavar="NAME"
     )
-    parser.add_argument("--dataset", choices=("landcover", "folder"), default="landcover")
-    folder = parser.add_argument_group("with --dataset folder")
-    for option in _FOLDER_PATHS:
-        folder.add_argument(f"--{option.replace('_', '-')}", type=Path, metavar="PATH")
-    folder.add_argument(
-        "--reduce-zero-label", action="store_true", help="0 in the masks means ignored"
-    )
+    _add_data_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to start from")
@@ -313,11 +313,21 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     given = [name for name in _FOLDER_PATHS if getattr(arguments, name) is not None]
-    wanted = _FOLDER_PATHS if arguments.dataset == "folder" else ()
-    if tuple(given) != wanted or (arguments.reduce_zero_label and not wanted):
+    wanted = list(_FOLDER_PATHS) if arguments.dataset == "folder" else []
+    if given != wanted or (arguments.reduce_zero_label and not wanted):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in _FOLDER_PATHS)
         parser.error(f"--dataset folder needs all of {options}, and no other takes them")
     return arguments
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", choices=("landcover", "folder"), default="landcover")
+    folder = parser.add_argument_group("with --dataset folder")
+    for name, what in _FOLDER_PATHS.items():
+        folder.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PATH", help=what)
+    folder.add_argument(
+        "--reduce-zero-label", action="store_true", help="0 in the masks means ignored"
+    )
 
 
 if __name__ == "__main__":
