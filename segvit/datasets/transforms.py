@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segvit.images import Image, Size
+from segvit.images import Image, Size, resize_image
 from segvit.inference import rescale_size
 from segvit.metrics import IGNORE_LABEL
 
@@ -50,9 +50,9 @@ def augment(
 
 def resize_pair(image: Image, mask: Mask, size: Size) -> tuple[Image, Mask]:
     """Return image and mask at `size`: linear, and the nearest pixel."""
-    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    # The published pipeline's nearest, which takes other pixels than `images.resize_labels`.
     nearest = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, np.uint8), np.asarray(nearest, np.uint8)
+    return resize_image(image, size), np.asarray(nearest, np.uint8)
 
 
 def crop_randomly(rng: Generator, image: Image, mask: Mask, size: Size) -> tuple[Image, Mask]:

@@ -2,6 +2,7 @@
 
 import json
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from segvit.checkpoint import load_checkpoint
 from segvit.images import Size
 from segvit.inference import (
+    Predict,
     Protocol,
     Scores,
     average_views,
@@ -36,7 +38,7 @@ def _model(name: str) -> SegViT:
     return load_checkpoint(GOLDEN / f"{name}.pth")
 
 
-def _predictor(name: str):  # type: ignore[no-untyped-def]
+def _predictor(name: str) -> Predict:
     """Normalised float crops `(B, h, w, 3)` to scores, as the golden inputs are normalised."""
     model = _model(name)
 
@@ -94,14 +96,14 @@ def test_whole_and_flipped() -> None:
 
 
 @pytest.mark.parametrize("row", TABLE["table"], ids=lambda r: f"{r['h']}x{r['w']}")
-def test_published_sizes(row: dict[str, int]) -> None:
-    shortest = row["img_scale"][1]  # type: ignore[index]
+def test_published_sizes(row: dict[str, Any]) -> None:
+    shortest = row["img_scale"][1]
     size = rescale_size((row["h"], row["w"]), shortest, row["min_size"])
     assert size == (row["out_h"], row["out_w"])
 
 
 @pytest.mark.parametrize("row", TABLE["multiscale"], ids=lambda r: f"{r['ratio']}-{r['h']}")
-def test_published_multi_scale_sizes(row: dict[str, int]) -> None:
+def test_published_multi_scale_sizes(row: dict[str, Any]) -> None:
     size = rescale_size((row["h"], row["w"]), 512, row["min_size"], row["ratio"])
     assert size == (row["out_h"], row["out_w"])
 
@@ -156,6 +158,6 @@ def test_labels_come_at_the_images_own_size() -> None:
         ({"batch_size": 0}, "at least 1"),
     ],
 )
-def test_bad_protocols(values: dict[str, object], message: str) -> None:
+def test_bad_protocols(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Protocol(**{"short_side": 64, **values})  # type: ignore[arg-type]
+        Protocol(**{"short_side": 64, **values})
