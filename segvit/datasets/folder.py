@@ -70,7 +70,8 @@ class FolderDataset:
         Raises:
             ValueError: if it is no grey image, or holds ids beyond the classes.
         """
-        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        data = np.fromfile(path, np.uint8)
+        stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
         if stored is None:
             raise ValueError(f"mask '{path}' cannot be decoded: it is damaged or no image")
         if stored.ndim != 2:

@@ -104,7 +104,8 @@ def test_masks_that_do_not_fit(root: Path, mask: NDArray[np.uint8], message: str
         list(_open(root))
 
 
-def test_a_damaged_mask(root: Path) -> None:
-    (root / "masks" / "a.png").write_bytes(b"no image")
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_a_damaged_mask(root: Path, content: bytes) -> None:
+    (root / "masks" / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"mask '.*a\.png' cannot be decoded"):
         list(_open(root))
