@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tqdm import tqdm
-
+from segvit.config import Rgb, SegViTConfig
 from segvit.datasets.folder import FolderDataset
+from segvit.evaluation import Labelled
 from segvit.inference import Predict, Protocol, label_image
-from segvit.metrics import ConfusionMatrix
 
 
-def evaluate_folder(
-    predict: Predict,
-    data: FolderDataset,
-    protocol: Protocol,
-    fill: Sequence[float],
-    progress: bool = True,
-) -> ConfusionMatrix:
-    """Return the confusion matrix of a folder, each image at its own size.
+@dataclass(frozen=True)
+class FolderEvaluation:
+    """Images and masks, each labelled at its own size; an `EvaluationData`.
 
     Args:
-        predict: crops `(B, h, w, 3)` to scores `(B, K, h, w)`.
         data: images and masks.
         protocol: how an image becomes labels.
         fill: the pixel to pad small images with.
-        progress: show a bar.
     """
-    matrix = ConfusionMatrix(len(data.class_names))
-    for image, mask in tqdm(data, unit="image", disable=not progress, leave=False):
-        matrix.update(label_image(predict, image, protocol, fill), mask)
-    return matrix
+
+    data: FolderDataset
+    protocol: Protocol
+    fill: tuple[float, float, float]
+
+    @classmethod
+    def published(
+        cls, data: FolderDataset, config: SegViTConfig, batch_size: int = 1
+    ) -> FolderEvaluation:
+        """Return the evaluation by which a model's single-scale figure is published."""
+        return cls(data, Protocol.published(config, batch_size=batch_size), config.mean)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
+        return self.data.class_names
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]:
+        """One colour a class."""
+        return self.data.palette
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def name(self, index: int) -> str:
+        """Return the stem of a sample's image file."""
+        return self.data.samples[index].image.stem
+
+    def label(self, predict: Predict, index: int) -> Labelled:
+        """Return a sample labelled by a model; see `EvaluationData`."""
+        image, mask = self.data.read(self.data.samples[index])
+        return Labelled(image, label_image(predict, image, self.protocol, self.fill), mask)
