@@ -34,6 +34,10 @@ _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
 
 
+class UnreadableError(ValueError):
+    """A file of pixels that is empty, cut off or damaged; the files beside it may be whole."""
+
+
 def read_image(path: str | Path) -> Image:
     """Return an image file as RGB, uint8 `(H, W, 3)`, turned upright by its EXIF orientation.
 
@@ -42,8 +46,8 @@ def read_image(path: str | Path) -> Image:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, cut off, no image that OpenCV reads, of float type, or above
-            the limit of `OPENCV_IO_MAX_IMAGE_PIXELS`.
+        UnreadableError: if it is empty, cut off, or no image that OpenCV reads.
+        ValueError: if it is of float type, or above the limit of `OPENCV_IO_MAX_IMAGE_PIXELS`.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,27 +55,42 @@ def read_image(path: str | Path) -> Image:
         raise FileNotFoundError(2, problem, str(path))
     data = path.read_bytes()
     if not data:
-        raise ValueError(f"image '{path}' is empty (0 bytes)")
-    if not _is_complete(data):
-        raise ValueError(f"image '{path}' is cut off: its end is missing; copy it again")
-    try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        if "MAX_IMAGE_" in str(error):
-            limit = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
-            raise ValueError(
-                f"image '{path}' is larger than {limit / 1e6:.0f} megapixels; cut it into tiles, "
-                "or raise the environment variable OPENCV_IO_MAX_IMAGE_PIXELS"
-            ) from error
-        raise ValueError(f"image '{path}' cannot be decoded: {error.err or error}") from error
-    if decoded is None:
-        raise ValueError(f"image '{path}' cannot be decoded: it is damaged or no image")
+        raise UnreadableError(f"image '{path}' is empty (0 bytes)")
+    decoded = decode_pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, f"image '{path}'")
     if decoded.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"image '{path}' has {decoded.dtype} pixels, expected 8 or 16 bits")
     if decoded.dtype == np.uint16:
         decoded = ((decoded.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def decode_pixels(data: bytes, flags: int, subject: str) -> npt.NDArray[Any]:
+    """Return the pixels of an encoded image, `(H, W)` or `(H, W, channels)` in OpenCV's order.
+
+    Args:
+        data: the bytes of the file.
+        flags: OpenCV's, such as `cv2.IMREAD_UNCHANGED`.
+        subject: what errors call it, such as `image 'a.png'`.
+
+    Raises:
+        UnreadableError: if it is cut off, or no image that OpenCV reads.
+        ValueError: if it is above the limit of `OPENCV_IO_MAX_IMAGE_PIXELS`.
+    """
+    if not _is_complete(data):
+        raise UnreadableError(f"{subject} is cut off: its end is missing; copy it again")
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        if "MAX_IMAGE_" in str(error):
+            limit = int(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+            raise ValueError(
+                f"{subject} is larger than {limit / 1e6:.0f} megapixels; cut it into tiles, "
+                "or raise the environment variable OPENCV_IO_MAX_IMAGE_PIXELS"
+            ) from error
+        raise UnreadableError(f"{subject} cannot be decoded: {error.err or error}") from error
+    if decoded is None:
+        raise UnreadableError(f"{subject} cannot be decoded: it is damaged or no image")
+    return np.asarray(decoded)
 
 
 def resize_image(image: Image, size: Size) -> Image:

@@ -5,6 +5,7 @@ Shapes: `H, W` pixels.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segvit.config import distinct_palette
-from segvit.images import Image, find_images, read_image
+from segvit.images import Image, decode_pixels, find_images, read_image
 from segvit.metrics import IGNORE_LABEL
 
 Mask = NDArray[np.uint8]
 Rgb = tuple[int, int, int]
 _NAMES_SHOWN = 5
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_GREY, _PALETTE = 0, 3  # colour types of a PNG
 
 
 class Sample(NamedTuple):
@@ -54,7 +57,8 @@ class FolderDataset:
         """Return the image `(H, W, 3)` and the mask `(H, W)` of a sample.
 
         Raises:
-            ValueError: naming a file that cannot be read, or a mask that does not fit.
+            UnreadableError: naming a file that is empty, cut off or damaged.
+            ValueError: if the mask does not fit the image or the classes.
         """
         image, mask = read_image(sample.image), self.read_mask(sample.mask)
         if mask.shape != image.shape[:2]:
@@ -67,19 +71,20 @@ class FolderDataset:
     def read_mask(self, path: Path) -> Mask:
         """Return the class ids of a mask file, uint8 `(H, W)`, 255 for ignored pixels.
 
+        Of a PNG with a palette the ids are the indices, as PASCAL VOC stores them.
+
         Raises:
-            ValueError: if it is no grey image, or holds ids beyond the classes.
+            UnreadableError: if it is empty, cut off, or no image that OpenCV reads.
+            ValueError: if it has several channels, or holds ids beyond the classes.
         """
-        data = np.fromfile(path, np.uint8)
-        stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if stored is None:
-            raise ValueError(f"mask '{path}' cannot be decoded: it is damaged or no image")
+        data = path.read_bytes()
+        stored = decode_pixels(_as_grey_png(data), cv2.IMREAD_UNCHANGED, f"mask '{path}'")
         if stored.ndim != 2:
             raise ValueError(
                 f"mask '{path}' has {stored.shape[2]} channels, expected one of class ids; if it "
                 "has a colour palette, save its indices as a grey PNG"
             )
-        ids = stored.astype(np.int64)
+        ids = stored.astype(np.int64) // _grey_step(data)
         if self.reduce_zero_label:
             ids = np.where((ids == 0) | (ids == IGNORE_LABEL), IGNORE_LABEL, ids - 1)
         beyond = np.unique(ids[(ids >= len(self.class_names)) & (ids != IGNORE_LABEL)])
@@ -147,3 +152,31 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Rgb, ...]]:
             )
     colours = tuple((int(red), int(green), int(blue)) for _, red, green, blue in rows)
     return tuple(row[0] for row in rows), colours
+
+
+def _as_grey_png(data: bytes) -> bytes:
+    """Return a PNG with a palette as the grey PNG of its indices; anything else as it is.
+
+    OpenCV would return the palette's colours, whatever its flags. The compressed pixels are the
+    same in both kinds, so that only the header changes.
+
+    Source: Portable Network Graphics (W3C), 11.2.1 IHDR and 5.3 chunk layout.
+    """
+    if not data.startswith(_PNG_START) or data[25:26] != bytes([_PALETTE]):
+        return data
+    header = data[12:25] + bytes([_GREY]) + data[26:29]
+    kept = [_PNG_START, data[8:12], header, zlib.crc32(header).to_bytes(4)]
+    start = 33
+    while start < len(data):
+        length = int.from_bytes(data[start : start + 4])
+        # Transparency and background are those of a palette and would be misread as a grey's.
+        if data[start + 4 : start + 8] in (b"IDAT", b"IEND"):
+            kept.append(data[start : start + 12 + length])
+        start += 12 + length
+    return b"".join(kept)
+
+
+def _grey_step(data: bytes) -> int:
+    """Return by how much neighbouring ids differ once OpenCV has stretched 1, 2 or 4 bits to 8."""
+    depth = data[24] if data.startswith(_PNG_START) and len(data) > 25 else 8
+    return 255 // (2**depth - 1) if depth < 8 else 1

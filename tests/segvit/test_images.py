@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segvit.images import (
+    UnreadableError,
     class_shares,
     draw_overlay,
     find_images,
@@ -95,7 +96,7 @@ def test_every_listed_format_is_read(tmp_path: Path, picture: np.ndarray, suffix
 def test_an_empty_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     path.touch()
-    with pytest.raises(ValueError, match=r"image '.*empty\.png' is empty \(0 bytes\)"):
+    with pytest.raises(UnreadableError, match=r"image '.*empty\.png' is empty \(0 bytes\)"):
         read_image(path)
 
 
@@ -107,7 +108,7 @@ def test_an_image_cut_off_is_refused(
     path = save(tmp_path / f"cut{suffix}", picture[..., ::-1])
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ValueError, match=r"image '.*cut.*' is cut off"):
+    with pytest.raises(UnreadableError, match=r"image '.*cut.*' is cut off"):
         read_image(path)
 
 
@@ -122,7 +123,7 @@ def test_bytes_after_a_jpeg_do_no_harm(tmp_path: Path, picture: np.ndarray) -> N
 def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "note.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"image '.*note\.png' cannot be decoded"):
+    with pytest.raises(UnreadableError, match=r"image '.*note\.png' cannot be decoded"):
         read_image(path)
 
 
@@ -131,7 +132,7 @@ def test_damaged_pixels_are_refused(tmp_path: Path, picture: np.ndarray) -> None
     start = data.index(b"IDAT") + 4
     data[start : start + 40] = bytes(40)
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(ValueError, match=r"image '.*a\.png' cannot be decoded"):
+    with pytest.raises(UnreadableError, match=r"image '.*a\.png' cannot be decoded"):
         read_image(tmp_path / "a.png")
 
 

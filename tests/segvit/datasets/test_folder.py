@@ -1,5 +1,7 @@
 """`segvit.datasets.folder`: pairs, ids, and what it says of folders that do not fit."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from segvit.config import distinct_palette
 from segvit.datasets.folder import FolderDataset, open_folder, read_classes
+from segvit.images import UnreadableError
 
 
 def _write(path: Path, array: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
@@ -107,5 +110,54 @@ def test_masks_that_do_not_fit(root: Path, mask: NDArray[np.uint8], message: str
 @pytest.mark.parametrize("content", [b"", b"no image"])
 def test_a_damaged_mask(root: Path, content: bytes) -> None:
     (root / "masks" / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"mask '.*a\.png' cannot be decoded"):
+    with pytest.raises(UnreadableError, match=r"mask '.*a\.png' cannot be decoded"):
         list(_open(root))
+
+
+@pytest.mark.parametrize("kept", [0.4, 0.9])
+def test_a_mask_cut_off(root: Path, kept: float) -> None:
+    """OpenCV would fill what is missing with class 0."""
+    path = root / "masks" / "a.png"
+    _write(path, np.random.default_rng(0).integers(0, 3, (64, 64), np.uint8))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(UnreadableError, match=r"mask '.*a\.png' is cut off"):
+        _open(root).read_mask(path)
+
+
+def _packed_png(ids: NDArray[np.uint8], depth: int, colour_type: int) -> bytes:
+    """Return a PNG with `depth` bits a pixel; a palette (colour type 3) of odd colours."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = ids.shape
+    bits = (ids[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(height, width * depth).astype(np.uint8), axis=1)
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    colours = bytes((37 * index + 11) % 256 for index in range(3 * 2**depth))
+    extra = chunk(b"PLTE", colours) + chunk(b"tRNS", b"\0\x80") if colour_type == 3 else b""
+    parts = (chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(pixels)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("colour_type", [0, 3], ids=["grey", "palette"])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_ids_of_few_bits_and_palette_indices_are_read(
+    root: Path, depth: int, colour_type: int
+) -> None:
+    path = root / "masks" / "a.png"
+    ids = np.arange(8 * 9).reshape(8, 9).astype(np.uint8) % min(2**depth, 70)
+    path.write_bytes(_packed_png(ids, depth, colour_type))
+    data = FolderDataset((), tuple(map(str, range(70))), ((0, 0, 0),) * 70)
+    assert np.array_equal(data.read_mask(path), ids)
+
+
+def test_a_palette_png_cut_off(root: Path) -> None:
+    path = root / "masks" / "a.png"
+    whole = _packed_png(np.ones((8, 9), np.uint8), 8, 3)
+    for size in (26, 33, 60, len(whole) - 12):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UnreadableError, match=r"mask '.*a\.png' is cut off"):
+            _open(root).read_mask(path)
