@@ -1,6 +1,7 @@
 """The description of a SegViT model, and the table of named variants.
 
-Sources: SegViT (arXiv 2210.05844), SegViTv2 (arXiv 2306.06289).
+Sources: SegViT (arXiv 2210.05844), SegViTv2 (arXiv 2306.06289), DINOv2 (arXiv 2304.07193), its
+registers (arXiv 2309.16588), DINOv3 (arXiv 2508.10104).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 HeadKind = Literal["cascade", "single", "shrunk"]
+Position = Literal["learned", "rotary"]
 Rgb = tuple[int, int, int]
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -36,6 +38,11 @@ class SegViTConfig:
     Sizes are in pixels, `tap_blocks` and `shrink_block` count encoder blocks from 0, `mean` and
     `std` are RGB on the 0-255 scale.
 
+    What DINOv2 and DINOv3 have beside a plain ViT: with `keeps_prefix` the class token and
+    `num_registers` registers pass through the blocks and are dropped from the taps; `layer_scale`
+    gives each branch a learned scale a channel; `position` is an embedding added once, or a
+    rotation of queries and keys in every block, whose longest wave `rope_theta` sets.
+
     Raises:
         ValueError: if the fields contradict each other; the message names the field.
     """
@@ -57,6 +64,12 @@ class SegViTConfig:
     std: tuple[float, float, float] = _HALF_RANGE
     drop_path_rate: float = 0.0
     stride: int | None = None
+    keeps_prefix: bool = False
+    num_registers: int = 0
+    layer_scale: bool = False
+    position: Position = "learned"
+    rope_theta: float = 100.0
+    norm_eps: float = 1e-6
     class_names: tuple[str, ...] = field(default=(), repr=False)
     palette: tuple[Rgb, ...] = field(default=(), repr=False)
 
@@ -81,6 +94,7 @@ class SegViTConfig:
             )
         if self.shrink_block is not None and not 0 < self.shrink_block < self.depth:
             raise self._invalid("shrink_block", f"1 to {self.depth - 1}", self.shrink_block)
+        self._check_encoder()
         for name in ("class_names", "palette"):
             count = len(getattr(self, name))
             if count not in (0, self.num_classes):
@@ -91,6 +105,27 @@ class SegViTConfig:
         if not self.palette:
             object.__setattr__(self, "palette", distinct_palette(self.num_classes))
 
+    def _check_encoder(self) -> None:
+        """Refuse encoder features that contradict each other."""
+        if self.num_registers < 0:
+            raise self._invalid("num_registers", "0 or more", self.num_registers)
+        if self.num_registers and not self.keeps_prefix:
+            raise self._invalid("num_registers", "0 without keeps_prefix", self.num_registers)
+        if self.position not in ("learned", "rotary"):
+            raise self._invalid("position", "'learned' or 'rotary'", f"'{self.position}'")
+        rotary = self.position == "rotary"
+        if rotary and self.embed_dim % (4 * self.num_heads):
+            expected = f"a multiple of {4 * self.num_heads} with rotary positions (4 a head)"
+            raise self._invalid("embed_dim", expected, self.embed_dim)
+        if rotary and self.rope_theta <= 1:
+            raise self._invalid("rope_theta", "above 1", self.rope_theta)
+        if self.norm_eps <= 0:
+            raise self._invalid("norm_eps", "positive", self.norm_eps)
+        if self.head == "shrunk" and (rotary or self.keeps_prefix):
+            got = "rotary positions" if rotary else "keeps_prefix"
+            expected = "'cascade' or 'single' (the Shrunk head samples a grid of patches alone)"
+            raise self._invalid("head", f"{expected} with {got}", "'shrunk'")
+
     def _invalid(self, name: str, expected: str, got: object) -> ValueError:
         return ValueError(f"config '{self.name}': {name} must be {expected}, got {got}")
 
@@ -98,6 +133,11 @@ class SegViTConfig:
     def grid_size(self) -> int:
         """Patches along one side of the training crop."""
         return self.image_size // self.patch_size
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches in every block: the class token and the registers, or none."""
+        return 1 + self.num_registers if self.keeps_prefix else 0
 
     def to_json(self) -> str:
         """Return the config as one JSON object, readable by `from_json`."""
@@ -254,6 +294,49 @@ _VIT_T_LANDCOVER = SegViTConfig(
     class_names=tuple(name for name, _ in LANDCOVER_CLASSES),
     palette=tuple(colour for _, colour in LANDCOVER_CLASSES),
 )
+_DINOV2_B_ADE20K = replace(
+    _VIT_B_ADE20K,
+    name="dinov2_b_ade20k",
+    patch_size=14,
+    image_size=518,
+    stride=345,
+    keeps_prefix=True,
+    layer_scale=True,
+)
+_DINOV2_S_ADE20K = replace(
+    _DINOV2_B_ADE20K,
+    name="dinov2_s_ade20k",
+    embed_dim=384,
+    num_heads=6,
+    decoder_dim=192,
+    decoder_heads=6,
+)
+# What ViT-L has instead of ViT-B's, whatever the pretraining.
+_LARGE: dict[str, Any] = {
+    "embed_dim": 1024,
+    "depth": 24,
+    "num_heads": 16,
+    "tap_blocks": (7, 15, 23),
+    "decoder_dim": 512,
+    "decoder_heads": 16,
+    "drop_path_rate": 0.3,
+}
+_DINOV3_B_ADE20K = replace(
+    _VIT_B_ADE20K,
+    name="dinov3_b_ade20k",
+    keeps_prefix=True,
+    num_registers=4,
+    layer_scale=True,
+    position="rotary",
+    norm_eps=1e-5,
+)
+_DINOV2_T_LANDCOVER = replace(
+    _VIT_T_LANDCOVER,
+    name="dinov2_t_landcover",
+    keeps_prefix=True,
+    num_registers=4,
+    layer_scale=True,
+)
 
 
 def _shrunk(full: SegViTConfig, name: str, shrink_block: int) -> SegViTConfig:
@@ -274,5 +357,12 @@ VARIANTS: dict[str, SegViTConfig] = {
         _shrunk(_VIT_L_PASCAL, "vit_l_shrunk_pascal_context", 8),
         _VIT_T_LANDCOVER,
         _shrunk(_VIT_T_LANDCOVER, "vit_t_shrunk_landcover", 3),
+        _DINOV2_S_ADE20K,
+        _DINOV2_B_ADE20K,
+        replace(_DINOV2_B_ADE20K, name="dinov2_b_reg_ade20k", num_registers=4),
+        replace(_DINOV2_B_ADE20K, name="dinov2_l_ade20k", **_LARGE),
+        _DINOV3_B_ADE20K,
+        replace(_DINOV3_B_ADE20K, name="dinov3_l_ade20k", **_LARGE),
+        _DINOV2_T_LANDCOVER,
     )
 }
