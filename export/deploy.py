@@ -13,6 +13,7 @@ from export.folded_head import fold_head
 from export.tail import Tail
 from segvit.model import SegViT, Size
 from segvit.typed_list import TypedList
+from segvit.vit import Rotary
 
 
 class DeployModel(nn.Module):
@@ -28,6 +29,9 @@ class DeployModel(nn.Module):
         ValueError: if the size is no multiple of the patch, or the model cannot work at it.
     """
 
+    cos: Tensor  # (P + N, D), one table for all blocks, with rotary positions only
+    sin: Tensor
+
     def __init__(
         self, model: SegViT, size: Size, output: str = "labels", tail_strips: int = 1
     ) -> None:
@@ -41,12 +45,17 @@ class DeployModel(nn.Module):
             )
         model.check_size(size)
         self.output = output
-        self.tap_blocks = config.tap_blocks
+        self.tap_blocks, self.num_prefix = config.tap_blocks, config.num_prefix
         grid = (size[0] // patch, size[1] // patch)
         self.patch_embed = FoldedPatchEmbed(model.backbone, config, grid)
+        rotary = model.backbone.make_rotary(grid)
+        self.is_rotary = rotary is not None
+        if rotary is not None:
+            self.register_buffer("cos", rotary.cos.float())
+            self.register_buffer("sin", rotary.sin.float())
         self.encoder: TypedList[FoldedBlock] = TypedList()
         for block in model.backbone.blocks:
-            self.encoder.append(FoldedBlock(block, grid))
+            self.encoder.append(FoldedBlock(block, grid, self.is_rotary))
             if block.shrinks:
                 grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
         self.head = fold_head(model.decode_head)
@@ -59,11 +68,12 @@ class DeployModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return labels `(B, H, W)` or scores `(B, K, H, W)` of uint8 `(B, H, W, 3)`."""
         tokens = self.patch_embed(image)
+        rotary = Rotary(self.cos, self.sin) if self.is_rotary else None
         taps = []
         for index, block in enumerate(self.encoder):
-            tokens = block(tokens)
+            tokens = block(tokens, rotary)
             if index in self.tap_blocks:
-                taps.append(tokens)
+                taps.append(tokens[:, self.num_prefix :] if self.num_prefix else tokens)
         classes, masks = self.head(taps)
         output: Tensor = self.tail(classes, masks)
         return output

@@ -53,8 +53,8 @@ class Projection(NamedTuple):
         blocks = zip(self.weight.chunk(parts, dim=1), self.bias.chunk(parts), strict=True)
         return [Projection(weight, bias) for weight, bias in blocks]
 
-    def scaled(self, factor: float) -> Projection:
-        """Return the projection times a factor."""
+    def scaled(self, factor: float | Tensor) -> Projection:
+        """Return the projection times a factor, or a factor an output channel, `(D,)`."""
         return Projection(self.weight * factor, self.bias * factor)
 
     def apply(self, value: Tensor) -> Tensor:
