@@ -91,6 +91,20 @@ def open_runtime(
     raise ValueError(f"'{folder}' holds nothing that runs here: {'; '.join(notes)}")
 
 
+def infer_all(runtime: Runtime, images: Images) -> Output:
+    """Return an engine's output for any number of images, in as many calls as its batch takes.
+
+    The last call of a fixed batch is filled up with copies, whose output is dropped.
+    """
+    smallest, _, largest = runtime.batch
+    outputs = []
+    for start in range(0, max(len(images), 1), largest):  # none: the engine says what it takes
+        part = images[start : start + largest]
+        filled = np.concatenate([part, *[part[-1:]] * (smallest - len(part))])
+        outputs.append(runtime.infer(filled)[: len(part)])
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+
 def check_images(images: Images, spec: TensorSpec, batch: tuple[int, int, int]) -> Images:
     """Return the images, contiguous, after comparing them with an engine's input.
 

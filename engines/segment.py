@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from engines.runtime import Runtime, open_runtime
+from engines.runtime import Runtime, infer_all, open_runtime
 from engines.target import AUTO, Target
 from segvit.atomic import make_folder
 from segvit.cli import run_main
@@ -113,11 +113,9 @@ def _infer(runtime: Runtime, images: Sequence[Image]) -> list[Labels]:
     """Return class ids of images of any size, at their size."""
     height, width = (int(size) for size in runtime.input.shape[1:3])
     resized = [resize_image(image, (height, width)) for image in images]
-    # The last batch of a fixed size is filled up with copies, whose labels are dropped.
-    resized += resized[-1:] * (runtime.batch[0] - len(resized))
-    output = runtime.infer(np.stack(resized))
+    output = infer_all(runtime, np.stack(resized))
     labels = output if output.ndim == 3 else output.argmax(axis=1)
-    return [resize_labels(one, image.shape[:2]) for one, image in zip(labels, images, strict=False)]
+    return [resize_labels(one, image.shape[:2]) for one, image in zip(labels, images, strict=True)]
 
 
 def _write(

@@ -34,13 +34,21 @@ class ManifestError(RuntimeError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model was exported, and under which licence its weights stand."""
+    """Which model was exported, and under which licence its weights stand.
+
+    `crop` and `stride` are pixels of its published sliding windows; `mean` and `std` are RGB on the
+    0-255 scale, for those who pad images: the graph normalises by itself.
+    """
 
     name: str
     parameters: int
     licence: str
     random_weights: bool = False
     checkpoint_sha256: str | None = None
+    crop: int | None = None
+    stride: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

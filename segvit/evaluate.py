@@ -1,198 +1,301 @@
-"""`python -m segvit.evaluate`: mIoU of a checkpoint on land cover, or on anyone's masks.
+"""`python -m segvit.evaluate`: mIoU of a checkpoint or an artifact on a data set or a folder.
 
-On land cover it stands beside what colour alone reaches on the same pixels.
+The one entry point here that looks rightwards, at `engines`, and only for `--artifact`; torch is
+imported only for a checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import sys
 import time
-from collections.abc import Sequence
-from functools import partial
-from math import isnan
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from segvit.atomic import write_bytes
-from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
-from segvit.config import LANDCOVER_CLASSES
-from segvit.datasets.folder import open_folder
-from segvit.datasets.folder_evaluation import evaluate_folder
-from segvit.datasets.landcover import LandCover
-from segvit.datasets.landcover_evaluation import evaluate_landcover
-from segvit.inference import MULTI_SCALES, Protocol
-from segvit.metrics import SegmentationMetrics
-from segvit.model import SegViT
-from segvit.prediction import predict_scores
-from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
+from segvit.datasets.folder import FolderDataset, open_folder
+from segvit.datasets.folder_evaluation import FolderEvaluation
+from segvit.datasets.landcover_evaluation import LandCoverTiles, LandCoverWindows
+from segvit.datasets.named import open_dataset, subset_note
+from segvit.evaluate_options import parse_arguments
+from segvit.evaluation import EvaluationData
+from segvit.evaluation_report import (
+    describe_metrics,
+    draw_comparison,
+    format_table,
+    write_class_csv,
+    write_image_csv,
+    write_picture,
+)
+from segvit.evaluation_run import Tally, Workers, count_all
+from segvit.inference import MULTI_SCALES, Predict, Protocol
+from segvit.metrics import ConfusionMatrix
+from segvit.shipped import shipped_checkpoint
 
-_FOLDER_OPTIONS = ("images", "masks", "classes", "reduce_zero_label", "mode", "multi_scale", "flip")
-_EPILOG = """\
-example:
-  python -m segvit.evaluate --model vit_t_landcover --dataset landcover --split test
-"""
+if TYPE_CHECKING:
+    from segvit.model import SegViT
+
+STATE_NAME = "progress.npz"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate one checkpoint."""
-    arguments = _parse_arguments(argv)
-    path = arguments.checkpoint or shipped_checkpoint(arguments.model)
-    model = load_checkpoint(path)
-    if model.provenance is not None and model.provenance.random_parts:
-        raise ValueError(f"checkpoint '{path}' has no decode head; train it first")
-    model = model.to(arguments.device)
+    """Evaluate one model; return the exit code, 130 after Ctrl-C."""
+    arguments = parse_arguments(argv)
+    model = _describe_model(arguments)
+    data = _open_data(arguments, model)
+    _check_classes(model, data, arguments)
+    tally = Tally(ConfusionMatrix(len(data.class_names)), _identify(arguments, model, data))
+    state: Path | None = arguments.out / STATE_NAME if arguments.out else None
+    if arguments.resume and state:
+        tally.load(state)
     started = time.perf_counter()
-    evaluate = _evaluate_folder if arguments.dataset == "folder" else _evaluate_landcover
-    report = {"checkpoint": path.name, "dataset": arguments.dataset, **evaluate(arguments, model)}
-    report["seconds"] = round(time.perf_counter() - started, 1)
-    text = json.dumps(report, indent=2)
-    if arguments.out:
-        write_bytes(arguments.out, f"{text}\n".encode())
-    print(text if arguments.json else _format_table(report))
+    with Workers(data, model.open, _list_devices(arguments)) as workers:
+        if not _count(arguments, workers, tally, state):
+            return 130
+        report = _report(arguments, model, data, tally, time.perf_counter() - started)
+        if arguments.out:
+            _write(arguments.out, report, workers, tally, arguments.save_worst)
+    if state:
+        state.unlink()
+    print(json.dumps(report, indent=2) if arguments.json else format_table(report))
     return 0
 
 
-def _evaluate_landcover(arguments: argparse.Namespace, model: SegViT) -> dict[str, Any]:
-    """Return the report of a land-cover split, with the colour floor."""
-    names = tuple(name for name, _ in LANDCOVER_CLASSES)
-    _check_classes(model, names, "land cover")
-    data = LandCover()
-    matrix = evaluate_landcover(
-        partial(predict_scores, model), data, arguments.split, arguments.batch_size,
-        progress=not arguments.json,
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A checkpoint or an artifact, and what the protocols have to know of it.
+
+    `crop` and `stride` are pixels of its sliding windows, `short_side` what an image's short side
+    is resized to, `fill` the pixel that is normalised to zero.
+    """
+
+    path: Path
+    target: str | None  # None: a checkpoint
+    sha256: str
+    classes: int
+    short_side: int
+    crop: tuple[int, int]
+    stride: tuple[int, int]
+    fill: tuple[float, float, float]
+
+    @contextmanager
+    def open(self, device: str, threads: int | None) -> Iterator[Predict]:
+        """Yield what maps uint8 crops `(B, h, w, 3)` to scores `(B, K, h, w)`."""
+        if self.target is not None:
+            from engines.runtime import infer_all, open_runtime
+
+            with open_runtime(self.path, self.target, device, threads) as runtime:
+                yield partial(infer_all, runtime)
+            return
+        import torch
+
+        from segvit.prediction import predict_scores
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield partial(predict_scores, _load_checkpoint(self.path).to(device))
+
+
+@lru_cache(maxsize=1)
+def _load_checkpoint(path: Path) -> SegViT:
+    from segvit.checkpoint import load_checkpoint
+
+    return load_checkpoint(path)
+
+
+def _describe_model(arguments: argparse.Namespace) -> EvaluatedModel:
+    if arguments.artifact:
+        return _describe_artifact(arguments.artifact, arguments.target)
+    path = arguments.checkpoint or shipped_checkpoint(arguments.model)
+    model = _load_checkpoint(path)
+    config, provenance = model.config, model.provenance
+    assert provenance is not None
+    if provenance.random_parts:
+        raise ValueError(f"checkpoint '{path}' has no decode head; train it first")
+    side, stride = config.image_size, config.stride or config.image_size
+    return EvaluatedModel(
+        path, None, provenance.sha256, config.num_classes, side, (side, side), (stride, stride),
+        config.mean,
     )  # fmt: skip
-    found, floor = matrix.compute(), data.colour_floor(arguments.split)
-    return {
-        "split": arguments.split,
-        **_describe(found, names),
-        "colour_floor_miou": floor.miou,
-        "colour_floor_pixel_accuracy": floor.pixel_accuracy,
-        "above_floor": found.miou - floor.miou,
-        "colour_floor_iou": dict(zip(names, floor.iou.tolist(), strict=True)),
-        "pixels": int(matrix.counts.sum()),
-    }
 
 
-def _evaluate_folder(arguments: argparse.Namespace, model: SegViT) -> dict[str, Any]:
-    """Return the report of a folder of images and masks, by the published protocol."""
-    config = model.config
-    data = open_folder(
-        arguments.images, arguments.masks, arguments.classes, arguments.reduce_zero_label
-    )
-    _check_classes(model, data.class_names, f"'{arguments.classes}'")
-    protocol = Protocol.published(
-        config, arguments.mode == "slide", arguments.multi_scale, arguments.flip,
-        arguments.batch_size,
-    )  # fmt: skip
-    matrix = evaluate_folder(
-        partial(predict_scores, model), data, protocol, config.mean, progress=not arguments.json
-    )
-    return {
-        "images": len(data),
-        "mode": arguments.mode,
-        "scales": list(protocol.scales),
-        "flip": protocol.flip,
-        **_describe(matrix.compute(), data.class_names),
-        "pixels": int(matrix.counts.sum()),
-    }
+def _describe_artifact(folder: Path, target: str) -> EvaluatedModel:
+    """Return what the manifest says; windows are as large as the engine's input."""
+    from export.manifest import MANIFEST_NAME, Manifest, hash_file
 
-
-def _check_classes(model: SegViT, names: Sequence[str], source: str) -> None:
-    if model.config.num_classes != len(names):
-        path = model.provenance.source if model.provenance else model.config.name
+    manifest = Manifest.read(folder)
+    model, output = manifest.model, manifest.outputs[0]
+    if output.name != "scores":
         raise ValueError(
-            f"checkpoint '{path}' has {model.config.num_classes} classes, {source} has "
-            f"{len(names)}; give a checkpoint trained on these classes"
+            f"artifact '{folder}' gives {output.name}, and the protocols average scores; build it "
+            "with --output scores"
         )
+    if model.crop is None or model.stride is None or model.mean is None:
+        raise ValueError(
+            f"artifact '{folder}' does not say the model's crop, stride and mean; it is of an "
+            "earlier version, build it again"
+        )
+    height, width = (int(side) for side in manifest.input.shape[1:3])
+    stride = tuple(max(1, round(model.stride * side / model.crop)) for side in (height, width))
+    return EvaluatedModel(
+        folder, target, hash_file(folder / MANIFEST_NAME), len(manifest.classes), model.crop,
+        (height, width), (stride[0], stride[1]), model.mean,
+    )  # fmt: skip
 
 
-def _describe(found: SegmentationMetrics, names: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics by name; None for a class that is in no mask and no prediction."""
-    iou = [None if isnan(value) else value for value in found.iou.tolist()]
-    return {
-        "miou": found.miou,
-        "pixel_accuracy": found.pixel_accuracy,
-        "mean_accuracy": found.mean_accuracy,
-        "iou": dict(zip(names, iou, strict=True)),
-    }
+def _make_protocol(arguments: argparse.Namespace, model: EvaluatedModel) -> Protocol:
+    slides = arguments.mode == "slide"
+    return Protocol(
+        short_side=model.short_side,
+        least_side=model.short_side if arguments.multi_scale else None,
+        crop=model.crop if slides else None,
+        stride=model.stride if slides else None,
+        scales=MULTI_SCALES if arguments.multi_scale else (1.0,),
+        flip=arguments.flip,
+        batch_size=arguments.batch_size,
+    )
 
 
-def _format_table(report: dict[str, Any]) -> str:
-    """Return the report as text, a line a class."""
-    rows = [*report["iou"].items(), ("mIoU", report["miou"]), ("aAcc", report["pixel_accuracy"])]
-    floors = {
-        **report.get("colour_floor_iou", {}),
-        "mIoU": report.get("colour_floor_miou"),
-        "aAcc": report.get("colour_floor_pixel_accuracy"),
-    }
-    width = max(20, *(len(name) + 1 for name in report["iou"]))
-    with_floor = "above_floor" in report
-    lines = [f"{'':{width}}{'model':>8}" + (f"{'colour':>8}" if with_floor else "")]
-    for name, value in (*rows, ("mAcc", report["mean_accuracy"])):
-        shown = f"{name:{width}}{'absent' if value is None else format(value, '.4f'):>8}"
-        floor = floors.get(name)
-        lines.append(shown if floor is None else f"{shown}{floor:8.4f}")
-    if with_floor:
-        where = f"land cover {report['split']}"
-        ending = f"{report['above_floor']:+.4f} mIoU against the colour look-up"
+def _open_data(arguments: argparse.Namespace, model: EvaluatedModel) -> EvaluationData:
+    name, split = arguments.dataset, arguments.split
+    if name == "landcover" and arguments.mode is None:
+        return LandCoverTiles(split, arguments.batch_size)
+    protocol = _make_protocol(arguments, model)
+    if name == "landcover":
+        # The map's images come at their size: their short side is not resized.
+        protocol = replace(protocol, short_side=arguments.image_size)
+        return LandCoverWindows(split, arguments.image_size, protocol, model.fill)
+    data: FolderDataset
+    if name == "folder":
+        data = open_folder(
+            arguments.images, arguments.masks, arguments.classes, arguments.reduce_zero_label
+        )
     else:
-        views = len(report["scales"]) * (1 + report["flip"])
-        where = f"{report['images']} images"
-        ending = f"{report['mode']}, {views} view{'s' if views > 1 else ''} an image"
-    lines.append(
-        f"{report['checkpoint']} on {where}: {report['pixels']} pixels, {ending}, "
-        f"{report['seconds']} s"
+        data = open_dataset(name, arguments.data, split)
+        note = subset_note(name, split, len(data))
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    return FolderEvaluation(data, protocol, model.fill)
+
+
+def _check_classes(
+    model: EvaluatedModel, data: EvaluationData, arguments: argparse.Namespace
+) -> None:
+    if model.classes == len(data.class_names):
+        return
+    kind = "checkpoint" if model.target is None else "artifact"
+    source = f"'{arguments.classes}'" if arguments.dataset == "folder" else arguments.dataset
+    others = {59: "pascal_context_59", 60: "pascal_context"}
+    other = others.get(model.classes) if arguments.dataset in others.values() else None
+    raise ValueError(
+        f"{kind} '{model.path}' has {model.classes} classes, {source} has "
+        f"{len(data.class_names)}; "
+        + (f"evaluate it with --dataset {other}" if other else f"give a {kind} of these classes")
     )
-    return "\n".join(lines)
 
 
-def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m segvit.evaluate",
-        description="Measure a checkpoint's mIoU: on land cover beside a colour look-up table on "
-        "the same pixels, or on a folder of images and masks by the published protocol.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, metavar="FILE")
-    source.add_argument("--model", choices=SHIPPED_MODELS, default=SHIPPED_MODELS[0],
-                        help="a shipped checkpoint (default %(default)s)")  # fmt: skip
-    parser.add_argument("--dataset", choices=("landcover", "folder"), default="landcover")
-    parser.add_argument("--split", choices=("val", "test"), default="test", help="of land cover")
-    _add_folder_options(parser.add_argument_group("with --dataset folder"))
-    parser.add_argument("--batch-size", type=int, default=16, help="crops a call (default 16)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        parser.error("--batch-size must be at least 1")
-    named = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in _FOLDER_OPTIONS}
-    if arguments.dataset == "folder":
-        missing = [name for name in ("--images", "--masks", "--classes") if named[name] is None]
-        if missing:
-            parser.error(f"--dataset folder needs {', '.join(missing)}")
-        arguments.mode = arguments.mode or "slide"
-    elif given := [name for name, value in named.items() if value]:
-        parser.error(f"{', '.join(given)}: only with --dataset folder")
-    return arguments
+def _identify(
+    arguments: argparse.Namespace, model: EvaluatedModel, data: EvaluationData
+) -> dict[str, Any]:
+    """Return all that the result depends on."""
+    names = "\n".join(data.name(index) for index in range(len(data)))
+    options = ("dataset", "split", "mode", "multi_scale", "flip", "image_size", "reduce_zero_label")
+    return {
+        "model": model.sha256,
+        **{option.replace("_", "-"): getattr(arguments, option) for option in options},
+        "images": len(data),
+        "image names' hash": hashlib.sha256(names.encode()).hexdigest(),
+    }
 
 
-def _add_folder_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--images", type=Path, metavar="DIR", help="images")
-    add("--masks", type=Path, metavar="DIR", help="grey PNGs of class ids, named as the images")
-    add("--classes", type=Path, metavar="FILE", help="a class a line: name, or name,red,green,blue")
-    add("--reduce-zero-label", action="store_true", help="0 in the masks means ignored")
-    add(
-        "--mode", choices=("whole", "slide"), help="default slide, with the model's crop and stride"
-    )
-    add("--multi-scale", action="store_true", help=f"average scales {MULTI_SCALES}")
-    add("--flip", action="store_true", help="average with the mirrored image")
+def _list_devices(arguments: argparse.Namespace) -> list[str]:
+    """Return a device a process: one GPU each, counted from the one named."""
+    count = arguments.devices
+    device: str = arguments.device or ("0" if arguments.artifact else "cpu")
+    kind, _, first = device.rpartition(":") if ":" in device else (device, "", "0")
+    if device.isdecimal():
+        return [str(int(device) + index) for index in range(count)]
+    if count == 1 or kind == "cpu" or not first.isdecimal():
+        return [device] * count
+    return [f"{kind}:{int(first) + index}" for index in range(count)]
+
+
+def _count(
+    arguments: argparse.Namespace, workers: Workers, tally: Tally, state: Path | None
+) -> bool:
+    """Count all samples under a progress bar; return False where Ctrl-C ended it."""
+    total = len(workers.data)
+    done = total - len(tally.left(total))
+    try:
+        with tqdm(
+            total=total, initial=done, unit="image", disable=arguments.json, leave=False
+        ) as bar:
+
+            def report() -> None:
+                bar.set_postfix(mIoU=f"{tally.matrix.compute().miou:.4f}", refresh=False)
+                bar.update()
+
+            count_all(tally, workers, arguments.skip_unreadable, state, report)
+    except KeyboardInterrupt:
+        if state is None:
+            raise
+        done = total - len(tally.left(total))
+        print(f"stopped after {done} of {total} images; go on with the same command and --resume")
+        return False
+    return True
+
+
+def _report(
+    arguments: argparse.Namespace,
+    model: EvaluatedModel,
+    data: EvaluationData,
+    tally: Tally,
+    seconds: float,
+) -> dict[str, Any]:
+    report: dict[str, Any] = {"model": model.path.name, "dataset": arguments.dataset}
+    report |= {"split": arguments.split} if arguments.split else {}
+    report |= {"images": len(tally.miou), "mode": arguments.mode or "tiles"}
+    if arguments.mode:
+        protocol = _make_protocol(arguments, model)
+        report |= {"scales": list(protocol.scales), "flip": protocol.flip}
+        report |= {"crop": protocol.crop, "stride": protocol.stride}
+    report |= describe_metrics(tally.matrix, data.class_names)
+    if isinstance(data, LandCoverTiles | LandCoverWindows):
+        floor = data.map.colour_floor(arguments.split)
+        report |= {
+            "colour_floor_miou": floor.miou,
+            "colour_floor_pixel_accuracy": floor.pixel_accuracy,
+            "above_floor": report["miou"] - floor.miou,
+            "colour_floor_iou": dict(zip(data.class_names, floor.iou.tolist(), strict=True)),
+        }
+    report["unreadable"] = [tally.unreadable[index] for index in sorted(tally.unreadable)]
+    return {**report, "devices": arguments.devices, "seconds": round(seconds, 1)}
+
+
+def _write(
+    out: Path, report: dict[str, Any], workers: Workers, tally: Tally, worst_count: int
+) -> None:
+    """Write the report, the tables and the pictures of the worst images."""
+    data = workers.data
+    worst = tally.worst(worst_count)
+    labelled = workers.label(worst)
+    for rank, index in enumerate(worst, 1):
+        picture = draw_comparison(labelled[index], data.class_names, data.palette)
+        name = f"{rank:03d}_{data.name(index)}_miou{tally.miou[index]:.3f}.png"
+        write_picture(out / "worst" / name, picture)
+    write_class_csv(out / "classes.csv", tally.matrix, data.class_names)
+    names = [data.name(index) for index in range(len(data))]
+    write_image_csv(out / "images.csv", names, tally.miou)
+    write_bytes(out / "report.json", f"{json.dumps(report, indent=2)}\n".encode())
 
 
 if __name__ == "__main__":

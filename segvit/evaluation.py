@@ -27,8 +27,15 @@ class Labelled(NamedTuple):
 class EvaluationData(Protocol):
     """Images with true labels, and the protocol by which a model labels them."""
 
-    class_names: tuple[str, ...]
-    palette: tuple[Rgb, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
+        ...
+
+    @property
+    def palette(self) -> tuple[Rgb, ...]:
+        """One colour a class."""
+        ...
 
     def __len__(self) -> int: ...
 

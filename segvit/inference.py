@@ -147,6 +147,7 @@ def score_slide(
             area = np.s_[top : top + crop[0], left : left + crop[1]]
             total[(slice(None), *area)] += scores
             count[area] += 1
+        del scores  # or it lives until the next ones are there
     assert total is not None
     total /= count
     return total[:, :height, :width]
@@ -192,7 +193,10 @@ def average_views(views: Iterator[Scores], size: Size) -> Scores:
     """
     mean: Scores | None = None
     for count, scores in enumerate(views, 1):
-        resized = np.stack([resize_bilinear(plane, size) for plane in scores])
+        resized = np.empty((len(scores), *size), np.float32)
+        for plane, target in zip(scores, resized, strict=True):
+            target[:] = resize_bilinear(plane, size)
+        del scores, plane
         mean = np.zeros_like(resized, np.float32) if mean is None else mean
         # In strips of rows: the exponentials of a whole image would be a third array of its size.
         for top in range(0, size[0], _SOFTMAX_ROWS):

@@ -22,7 +22,7 @@ from segvit.datasets.landcover import (
     tile_origins,
 )
 from segvit.evaluation import Labelled
-from segvit.images import Image
+from segvit.images import Image, resize_image
 from segvit.inference import Predict, Protocol, Scores, label_image
 from segvit.metrics import IGNORE_LABEL
 
@@ -152,7 +152,7 @@ class LandCoverWindows(_LandCoverEvaluation):
         area, rows, columns = self._areas[index]
         source, labels = self.map.crop(area)
         side = self.side * SCALE
-        image = np.asarray(cv2.resize(source, (side, side), interpolation=cv2.INTER_LINEAR))
+        image = resize_image(source, (side, side))
         truth: NDArray[np.uint8] = labels.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
         truth[: rows * SCALE], truth[:, : columns * SCALE] = IGNORE_LABEL, IGNORE_LABEL
         return Labelled(image, label_image(predict, image, self.protocol, self.fill), truth)
