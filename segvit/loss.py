@@ -2,6 +2,8 @@
 
 Fixed matching: query i predicts class i. Classification is a cross entropy with a light weight on
 "no object", masks get a sigmoid focal and a dice loss; earlier predictions are supervised alike.
+What the terms are divided by depends on labels alone, so the parts of a batch that several devices
+or micro-batches share give terms that add up to those of the whole.
 Shapes: `B` batch, `K` classes, `P` (image, class) pairs present in the batch, `H, W` label pixels.
 Sources: SegViT section 3.4 (arXiv 2210.05844); focal loss (arXiv 1708.02002); dice loss
 (arXiv 1606.04797).
@@ -40,34 +42,52 @@ class ATMLoss(nn.Module):
         weights[-1] = NO_OBJECT_WEIGHT
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(self, output: SegViTOutput, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, output: SegViTOutput, labels: Tensor, pairs: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return `loss_ce`, `loss_mask` and `loss_dice`, suffixed `_0`, `_1` for earlier stages.
 
         Args:
             output: what the model returns in training mode.
             labels: int64 `(B, H, W)` of any size, class ids or 255 for ignored pixels.
+            pairs: the `count_pairs` of the whole batch that these images are of; default, of them.
 
         Raises:
             ValueError: if a label is neither a class nor 255.
         """
         present = self._find_present(labels)
+        every, found = _count_pairs(present) if pairs is None else pairs
+        # The weight of all pairs, and how many masks: what the whole batch's means divide by.
+        weight, num_masks = found + NO_OBJECT_WEIGHT * (every - found), found.clamp(min=1)
+        classes = torch.where(present, torch.arange(self.num_classes).to(labels), self.num_classes)
         image, label = present.nonzero(as_tuple=True)
         targets = (labels[image] == label[:, None, None]).to(output.mask_logits.dtype)  # (P, H, W)
         losses = {}
         final = Prediction(output.class_logits, output.mask_logits)
         for suffix, prediction in [("", final), *((f"_{i}", p) for i, p in enumerate(output.aux))]:
-            classes = torch.where(
-                present, torch.arange(self.num_classes).to(labels), self.num_classes
-            )
-            losses[f"loss_ce{suffix}"] = F.cross_entropy(
-                prediction.class_logits.float().transpose(1, 2), classes, self.class_weights
+            cross_entropy = F.cross_entropy(
+                prediction.class_logits.float().transpose(1, 2),
+                classes,
+                self.class_weights,
+                reduction="sum",
             )
             masks = prediction.mask_logits[image, label].float()[:, None]  # (P, 1, h, w)
             masks = F.interpolate(masks, targets.shape[-2:], mode="bilinear", align_corners=False)
             focal, dice = mask_losses(masks.flatten(1), targets.flatten(1).float())
-            losses[f"loss_mask{suffix}"] = FOCAL_WEIGHT * focal
-            losses[f"loss_dice{suffix}"] = DICE_WEIGHT * dice
+            losses[f"loss_ce{suffix}"] = cross_entropy / weight
+            losses[f"loss_mask{suffix}"] = FOCAL_WEIGHT * (focal / num_masks)
+            losses[f"loss_dice{suffix}"] = DICE_WEIGHT * (dice / num_masks)
         return losses
+
+    def count_pairs(self, labels: Tensor) -> Tensor:
+        """Return how many (image, class) pairs there are, and how many of them present, `(2,)`.
+
+        The counts of disjoint parts of a batch add up to the batch's.
+
+        Raises:
+            ValueError: if a label is neither a class nor 255.
+        """
+        return _count_pairs(self._find_present(labels))
 
     def _find_present(self, labels: Tensor) -> Tensor:
         """Return which classes each image shows, bool `(B, K)`."""
@@ -77,18 +97,25 @@ class ATMLoss(nn.Module):
                 f"labels must be 0 to {self.num_classes - 1} or {IGNORE_LABEL}, got values from "
                 f"{int(labels.min())} to {int(labels.max())}"
             )
-        counts = F.one_hot(labels.where(valid, self.num_classes), self.num_classes + 1)
-        return counts.flatten(1, 2).any(dim=1)[:, : self.num_classes]
+        columns = labels.where(valid, self.num_classes).flatten(1)
+        present = labels.new_zeros(len(labels), self.num_classes + 1, dtype=torch.bool)
+        return present.scatter_(1, columns, True)[:, : self.num_classes]
+
+
+def _count_pairs(present: Tensor) -> Tensor:
+    found = present.sum()
+    return torch.stack([torch.full_like(found, present.numel()), found]).float()
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sigmoid focal and the dice loss, each averaged over masks.
+    """Return the sigmoid focal and the dice loss, each summed over masks.
+
+    The focal loss of a mask is its pixels' mean.
 
     Args:
         logits: `(P, H W)` mask logits.
         targets: `(P, H W)` 0 or 1.
     """
-    num_masks = max(len(targets), 1)
     probabilities = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     missed = probabilities + targets - 2 * probabilities * targets
@@ -97,4 +124,4 @@ def mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     focal = (alpha * missed**FOCAL_GAMMA * cross_entropy).sum() / max(logits.shape[1], 1)
     overlap = 2 * (probabilities * targets).sum(dim=1)
     dice = 1 - (overlap + 1) / (probabilities.sum(dim=1) + targets.sum(dim=1) + 1)
-    return focal / num_masks, dice.sum() / num_masks
+    return focal, dice.sum()

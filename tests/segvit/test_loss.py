@@ -57,6 +57,23 @@ def test_focal_and_dice_by_hand() -> None:
     assert dice.item() == pytest.approx(1 - (2 * 0.5 + 1) / (1 + 1 + 1))
 
 
+def test_the_parts_of_a_batch_add_up_to_it() -> None:
+    """However it is cut: a part without any label, and one with most of the masks."""
+    torch.manual_seed(0)
+    logits, masks = torch.randn(4, 4, 5), torch.randn(4, 4, 4, 4)
+    labels = torch.randint(0, 4, (4, 16, 16))
+    labels[0], labels[1] = 255, 3
+    loss = ATMLoss(4)
+    whole = loss(SegViTOutput(logits, masks, ()), labels)
+    for cuts in ([1, 3], [2, 2], [1, 1, 1, 1]):
+        parts = list(zip(*(tensor.split(cuts) for tensor in (logits, masks, labels)), strict=True))
+        pairs = torch.stack([loss.count_pairs(part) for _, _, part in parts]).sum(0)
+        assert pairs.tolist() == loss.count_pairs(labels).tolist() == [16, 9]
+        found = [loss(SegViTOutput(a, b, ()), part, pairs) for a, b, part in parts]
+        for name, value in whole.items():
+            assert sum(part[name] for part in found).item() == pytest.approx(value.item(), rel=1e-6)
+
+
 def _random_output(classes: int = 4) -> SegViTOutput:
     torch.manual_seed(0)
     logits, masks = torch.randn(2, classes, classes + 1), torch.randn(2, classes, 4, 4)
