@@ -1,4 +1,4 @@
-"""Read and write SegViT weights: our safetensors, official mmseg, timm and AugReg files.
+"""Read and write SegViT weights: our safetensors, official mmseg files and bare backbones.
 
 Nothing is unpickled beyond tensors, plain containers and numpy scalars.
 """
@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segvit import key_maps
+from segvit import backbone_keys, key_maps
 from segvit.config import VARIANTS, HeadKind, SegViTConfig
 from segvit.model import Provenance, SegViT, build_model
-from segvit.vit import resize_pos_embed
+from segvit.vit import VisionTransformer, resize_pos_embed
 
 OFFICIAL_LICENCE = "SegViT authors' weights: non-commercial use only"
 OWN_LICENCE = "Apache-2.0"
@@ -41,8 +41,9 @@ def load_checkpoint(path: str | Path, config: SegViTConfig | None = None) -> Seg
     """Return the model of a checkpoint, in evaluation mode, with its `provenance` filled in.
 
     Args:
-        path: our `.safetensors`, an official mmsegmentation `.pth`, or backbone weights (timm
-            `.pth`/`.safetensors`, AugReg `.npz`), which leave the decode head random.
+        path: our `.safetensors`, an official mmsegmentation `.pth`, or backbone weights, which
+            leave the decode head random: a ViT, DINOv2 or DINOv3 under timm's, Transformers' or its
+            authors' names (`.pth`/`.safetensors`), or AugReg `.npz`.
         config: the model expected; None reads it from the file. The class count is the file's.
 
     Raises:
@@ -58,8 +59,9 @@ def load_checkpoint(path: str | Path, config: SegViTConfig | None = None) -> Seg
         return _load_native(path, state, metadata, config)
     if any(key.startswith("decode_head.") for key in state):
         return _load_official(path, state, metadata, config)
-    if "patch_embed.proj.weight" in state:
-        return _load_backbone(path, state, config)
+    backbone = backbone_keys.strip_wrapper(state)
+    if backbone is not None:
+        return _load_backbone(path, backbone, config)
     first = next(iter(state), "none")
     raise CheckpointError(
         f"checkpoint '{path.name}' is no SegViT, timm ViT or AugReg file (first key: {first}); "
@@ -229,16 +231,19 @@ def _load_backbone(path: Path, state: State, config: SegViTConfig | None) -> Seg
             f"checkpoint '{path.name}' holds a backbone only; say which SegViT to build with it "
             "(--model NAME); its decode head will be random until trained"
         )
+    gated = backbone_keys.find_gated_mlp(state)
+    if gated:
+        raise CheckpointError(
+            f"checkpoint '{path.name}' has a gated (SwiGLU) MLP ('{gated}'); expected two linears "
+            "with a GELU, give a small, base or large model"
+        )
     model = build_model(config)
-    names = {key_maps.timm_key(key): key for key in model.backbone.state_dict()}
-    unused = [key for key in state if key_maps.BACKBONE_IGNORED.match(key)]
-    mapped = {f"backbone.{names.get(k, k)}": v for k, v in state.items() if k not in unused}
-    pos_embed = mapped.get("backbone.pos_embed")
-    if pos_embed is not None and pos_embed.shape != model.backbone.pos_embed.shape:
-        side = round((pos_embed.shape[1] - 1) ** 0.5)
-        grid = model.backbone.trained_grid
-        if side**2 == pos_embed.shape[1] - 1:
-            mapped["backbone.pos_embed"] = resize_pos_embed(pos_embed.float(), (side, side), grid)
+    unused = [key for key in state if backbone_keys.BACKBONE_IGNORED.match(key)]
+    used = {key: value for key, value in state.items() if key not in unused}
+    weights = backbone_keys.read_backbone(used, lacks_key_bias=config.position == "rotary")
+    if config.position == "learned":
+        _fit_positions(weights, model.backbone)
+    mapped = {f"backbone.{key}": value for key, value in weights.items()}
     head = {k: v for k, v in model.state_dict().items() if k.startswith("decode_head.")}
     filled = _fill(path, config, mapped | head, state.keys(), "see the backbone's model card")
     assert filled.provenance is not None
@@ -246,6 +251,18 @@ def _load_backbone(path: Path, state: State, config: SegViTConfig | None) -> Seg
         filled.provenance, random_parts=("decode_head",), unused_keys=tuple(unused)
     )
     return filled
+
+
+def _fit_positions(weights: State, backbone: VisionTransformer) -> None:
+    """Resize position embeddings that were made for another square grid."""
+    pos_embed = weights.get("pos_embed")
+    if pos_embed is None or pos_embed.shape == backbone.pos_embed.shape:
+        return
+    side = round((pos_embed.shape[1] - 1) ** 0.5)
+    if side**2 == pos_embed.shape[1] - 1:
+        weights["pos_embed"] = resize_pos_embed(
+            pos_embed.float(), (side, side), backbone.trained_grid, backbone.antialias
+        )
 
 
 def build_keys(config: SegViTConfig) -> dict[str, torch.Size]:
@@ -307,7 +324,8 @@ def _infer_config(name: str, state: State, meta: Mapping[str, Any]) -> SegViTCon
     depth = len({m[1] for k in state if (m := re.match(r"backbone\.layers\.(\d+)\.", k))})
     image_size, num_classes = round((positions.shape[1] - 1) ** 0.5) * 16, len(classes) - 1
     wanted = (positions.shape[-1], depth, head)
-    family = [c for c in VARIANTS.values() if (c.embed_dim, c.depth, c.head) == wanted]
+    plain = [c for c in VARIANTS.values() if not c.keeps_prefix]
+    family = [c for c in plain if (c.embed_dim, c.depth, c.head) == wanted]
     if not family:
         return None
     near = min(family, key=lambda c: (c.num_classes != num_classes, c.image_size != image_size))

@@ -1,6 +1,6 @@
-"""Names of SegViT's weights in other people's checkpoints: one key map a source.
+"""Names of SegViT's weights in official mmsegmentation files, and AugReg's layouts.
 
-Each map goes from our key to the source's; its inverse over a model's keys reads a checkpoint.
+`official_key` goes from our key to theirs; its inverse over a model's keys reads a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from segvit.config import HeadKind
 
 # What official files carry beside weights: the constant class weights of their loss.
 OFFICIAL_IGNORED = re.compile(r"decode_head\.(atm\.)?loss_decode\.criterion\.empty_weight")
-# What classification backbones carry beside the encoder SegViT uses: the final norm and the head.
-BACKBONE_IGNORED = re.compile(r"(norm|fc_norm|head|head_dist|pre_logits|head_drop)\.")
 
 _OFFICIAL_BACKBONE = (
     (r"^backbone\.patch_embed\.", "backbone.patch_embed.projection."),
@@ -58,11 +56,6 @@ def official_key(key: str, head: HeadKind) -> str:
     key = re.sub(r"\.(query|upsample)_embed\.", ".q.", key)
     # The single head is the same stage, which the original keeps directly under the head.
     return key.replace(".atm.", ".") if head == "single" else key
-
-
-def timm_key(key: str) -> str:
-    """Return timm's name of our backbone key (without the `backbone.` prefix)."""
-    return key.replace("patch_embed.", "patch_embed.proj.")
 
 
 def read_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

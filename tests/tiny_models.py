@@ -12,6 +12,14 @@ from segvit.config import SegViTConfig
 from segvit.model import SegViT, build_model
 
 GOLDEN = Path(__file__).parent / "golden"
+# What makes a tiny ViT one in the style of ...
+DINO_STYLES: dict[str, dict[str, object]] = {
+    "dinov2": {"patch_size": 14, "image_size": 56, "keeps_prefix": True, "layer_scale": True},
+    "dinov2_reg": {"patch_size": 14, "image_size": 56, "keeps_prefix": True, "num_registers": 4,
+                   "layer_scale": True},
+    "dinov3": {"keeps_prefix": True, "num_registers": 4, "layer_scale": True, "position": "rotary",
+               "norm_eps": 1e-5},
+}  # fmt: skip
 TAPS = {"cascade": (1, 2, 3), "single": (3,), "shrunk": (1, 3)}
 
 
@@ -35,6 +43,10 @@ def make_config(head: str = "cascade", **changes: object) -> SegViTConfig:
     return SegViTConfig(**(values | changes))
 
 
+def make_dino_config(style: str, head: str = "cascade", **changes: object) -> SegViTConfig:
+    return make_config(head, **({"name": f"tiny_{style}"} | DINO_STYLES[style] | changes))
+
+
 def make_model(config: SegViTConfig, seed: int = 0) -> SegViT:
     """Every weight random, norm scales and biases too: a fold that forgets one shows."""
     torch.manual_seed(seed)
@@ -51,7 +63,7 @@ def make_model(config: SegViTConfig, seed: int = 0) -> SegViT:
 def random_images(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """Blurred noise, so that neighbouring patches differ and pixels do not only average out."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (count, height // 8, width // 8, 3))
+    coarse = rng.integers(0, 256, (count, -(-height // 8), -(-width // 8), 3))
     fine = rng.integers(-20, 21, (count, height, width, 3))
-    spread = coarse.repeat(8, axis=1).repeat(8, axis=2) + fine
+    spread = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width] + fine
     return spread.clip(0, 255).astype(np.uint8)

@@ -17,3 +17,8 @@ ORT_FP32_RMS = 1e-5
 # wider than trained ones: 3.1e-3 and 1.2e-2 seen.
 ORT_FP16_RMS = 5e-3
 BF16_RMS = 4e-2
+# Tokens of up to 5 units against Transformers' of the same weights: equal for DINOv2, 1.1e-6 for
+# DINOv3, whose angles it computes in float32.
+TRANSFORMERS_TOKENS = 1e-5
+# Gradients with activations kept and recomputed: the same kernels in the same order.
+RECOMPUTED_GRADIENT = 1e-7

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from segvit.backbone_keys import our_key
 from segvit.checkpoint import build_keys, to_official
 from segvit.config import SegViTConfig, find_variant
-from segvit.key_maps import OFFICIAL_IGNORED, official_key, read_augreg, timm_key
+from segvit.key_maps import OFFICIAL_IGNORED, official_key, read_augreg
 from tests.tiny_models import GOLDEN, make_config, make_model
 
 PUBLISHED = {
@@ -45,11 +46,6 @@ def test_golden_files_have_no_other_key(name: str) -> None:
     assert len(to_official(model)) == len(model.state_dict())  # no two keys share a name
 
 
-def test_timm_names() -> None:
-    assert timm_key("patch_embed.weight") == "patch_embed.proj.weight"
-    assert timm_key("blocks.3.attn.qkv.bias") == "blocks.3.attn.qkv.bias"
-
-
 def test_augreg_layouts() -> None:
     """Each array back from our weights by the layout Flax uses: kernels (in, out), heads apart."""
     block = make_model(make_config(depth=1, tap_blocks=(0,))).backbone
@@ -80,6 +76,7 @@ def test_augreg_layouts() -> None:
     arrays[f"{attention}/out/kernel"] = out
     arrays[f"{attention}/out/bias"] = state["blocks.0.attn.proj.bias"]
     read = read_augreg({key: np.ascontiguousarray(value.numpy()) for key, value in arrays.items()})
+    ours = {our_key(key): value for key, value in read.items()}
     for key, value in state.items():
-        assert torch.equal(read[timm_key(key)], value), key
-    assert {"norm.scale", "head.bias"} == set(read) - {timm_key(key) for key in state}
+        assert torch.equal(ours[key], value), key
+    assert {"norm.scale", "head.bias"} == set(ours) - set(state)
