@@ -60,6 +60,10 @@ def describe_model(config: SegViTConfig) -> dict[str, Any]:
         "depth": config.depth,
         "tap_blocks": list(config.tap_blocks),
         "shrink_block": config.shrink_block,
+        "patch_size": config.patch_size,
+        "prefix_tokens": config.num_prefix,
+        "position": config.position,
+        "layer_scale": config.layer_scale,
         "parameters": {"total": sum(parameters.values()), **parameters},
         "macs": {"total": sum(macs.values()), **macs},
     }
@@ -68,11 +72,14 @@ def describe_model(config: SegViTConfig) -> dict[str, Any]:
 def _format_report(report: dict[str, Any]) -> str:
     """Return the report as text, a line a part."""
     shrinks = report["shrink_block"]
+    prefix = report["prefix_tokens"]
+    kept = f", {prefix} prefix token{'s' if prefix > 1 else ''}, {report['position']} positions"
     lines = [
         f"{report['model']}: ViT of width {report['embed_dim']}, {report['depth']} blocks, taps "
         f"after {', '.join(map(str, report['tap_blocks']))}, {report['head']} head, "
         f"{report['num_classes']} classes, {report['image_size']} px"
-        + ("" if shrinks is None else f", downsampled in block {shrinks}"),
+        + ("" if shrinks is None else f", downsampled in block {shrinks}")
+        + (kept if prefix else ""),
         f"{'':18}{'parameters':>14}{'GMAC':>10}",
     ]
     names = dict.fromkeys([*report["parameters"], *report["macs"]])

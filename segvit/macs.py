@@ -2,8 +2,8 @@
 
 One image at the training crop. A linear, matrix product, convolution or einsum counts its
 multiplications, LayerNorm 5 an element, bilinear resizing 4 an output value; activations, softmax
-and biases count nothing. The predictions of the earlier stages are counted too, although a
-deployed model drops them.
+and biases count nothing; nor do LayerScale and rotary positions, but prefix tokens do. The
+predictions of the earlier stages are counted too, although a deployed model drops them.
 
 Shapes: `N` tokens, `Q` queries, `K` classes, `C` backbone width, `d` decoder width.
 Sources: SegViT (arXiv 2210.05844) and SegViTv2 (arXiv 2306.06289), their tables' GFLOPs.
@@ -23,7 +23,8 @@ def count_macs(config: SegViTConfig) -> dict[str, int]:
     for index in range(config.depth):
         keys = tokens if shrink is None or index <= shrink else shrunk_tokens
         queries = tokens if shrink is None or index < shrink else shrunk_tokens
-        blocks += _count_block(queries, keys, config.embed_dim)
+        prefix = config.num_prefix
+        blocks += _count_block(queries + prefix, keys + prefix, config.embed_dim)
     taps = [
         tokens if shrink is None or tap < shrink else shrunk_tokens for tap in config.tap_blocks
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
-from segvit.config import find_variant
+from segvit.config import VARIANTS, find_variant
 from segvit.info import describe_model, main
 from segvit.macs import count_macs
 from tests.tiny_models import GOLDEN, make_config, make_model
@@ -72,9 +72,46 @@ def test_text_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert "downsampled in block 8" in printed
     assert "344,598,679" in printed
     assert main(["--list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(VARIANTS)
     assert main(["--list", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 9
+    assert [report["model"] for report in json.loads(capsys.readouterr().out)] == list(VARIANTS)
+
+
+# Parameters of Transformers' Dinov2Model (with four registers more) and DINOv3ViTModel at full size;
+# beside are the final norm and the mask token, which we lack, and the key biases, which DINOv3 does.
+@pytest.mark.parametrize(
+    ("name", "published", "beside"),
+    [
+        ("dinov2_b_ade20k", 86_580_480, -3 * 768),
+        ("dinov2_b_reg_ade20k", 86_583_552, -3 * 768),
+        ("dinov3_b_ade20k", 85_660_416, -3 * 768 + 12 * 768),
+    ],
+)
+def test_parameters_of_other_backbones(name: str, published: int, beside: int) -> None:
+    counted = describe_model(find_variant(name))["parameters"]
+    backbone = sum(counted[part] for part in ("patch_embed", "blocks", "embeddings"))
+    assert backbone == published + beside
+
+
+def test_prefix_tokens_are_counted() -> None:
+    plain, prefixed = (
+        count_macs(make_config(**changes))
+        for changes in ({}, {"keeps_prefix": True, "num_registers": 4})
+    )
+
+    # 16 tokens of width 48, then 21, through four blocks.
+    def of_blocks(tokens: int) -> int:
+        return 4 * (12 * tokens * 48**2 + 2 * tokens**2 * 48 + 10 * tokens * 48)
+
+    assert (plain["blocks"], prefixed["blocks"]) == (of_blocks(16), of_blocks(21))
+    assert {part: count for part, count in plain.items() if part != "blocks"} == {
+        part: count for part, count in prefixed.items() if part != "blocks"
+    }
+
+
+def test_text_names_the_prefix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "dinov3_b_ade20k"]) == 0
+    assert "512 px, 5 prefix tokens, rotary positions" in capsys.readouterr().out
 
 
 def test_a_checkpoint_describes_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
