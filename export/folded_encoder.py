@@ -63,10 +63,10 @@ def attend(
 ) -> Tensor:
     """Return the attention context `(B, M, C)`; the scale is already in the query.
 
-    Written as two products and a softmax because that is the pattern every compiler fuses. Rotated
-    heads cost one kernel a query and one a key, which read the projection in place: behind the
-    transposition, that is 7.4 MB a ViT-B block; before it, a third kernel and 10.5 MB; as further
-    columns of the projection, a third kernel and 25 MB (docs/formulation.md).
+    Written as two products and a softmax because that is the pattern every compiler fuses. Rotating
+    behind the transposition costs two kernels and 6.8 MB a ViT-B block, which read the projection
+    in place; before it, three and 10.0 MB; by further columns of the projection, three and 24.5 MB;
+    query, key and an unturned value together, one and 9.7 MB.
 
     Args:
         query: `(B, M, C)`.
