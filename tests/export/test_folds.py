@@ -86,3 +86,5 @@ def test_projection_splits_and_scales(generator: torch.Generator) -> None:
     torch.testing.assert_close(torch.cat([part.bias for part in parts]), packed.bias)
     value = torch.randn(2, 8, dtype=torch.float64, generator=generator)
     torch.testing.assert_close(packed.scaled(0.5).apply(value), packed.apply(value) / 2)
+    each = torch.randn(12, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(packed.scaled(each).apply(value), packed.apply(value) * each)

@@ -77,8 +77,8 @@ def test_text_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert [report["model"] for report in json.loads(capsys.readouterr().out)] == list(VARIANTS)
 
 
-# Parameters of Transformers' Dinov2Model (with four registers more) and DINOv3ViTModel at full size;
-# beside are the final norm and the mask token, which we lack, and the key biases, which DINOv3 does.
+# Parameters of Dinov2Model (with four registers more) and DINOv3ViTModel of Transformers, at full
+# size; beside: the final norm and mask token that we lack, the key biases that DINOv3 lacks.
 @pytest.mark.parametrize(
     ("name", "published", "beside"),
     [
