@@ -1,21 +1,22 @@
 """The published training transforms, in OpenCV's arithmetic; every draw comes from one generator.
 
-Shapes: `H, W` pixels. Images are RGB uint8 `(H, W, 3)`, masks uint8 `(H, W)` of class ids with 255
-for ignored pixels.
+Shapes: `B` batch, `H, W` pixels. Images are RGB uint8 `(H, W, 3)`, masks uint8 `(H, W)` of class
+ids with 255 for ignored pixels.
 Source: the training pipelines of SegViT section 4 (arXiv 2210.05844), which are mmsegmentation's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segvit.images import Image, Size, resize_image
-from segvit.inference import rescale_size
 from segvit.metrics import IGNORE_LABEL
 
 Mask = NDArray[np.uint8]
@@ -28,24 +29,43 @@ CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 18
 
 
-def augment(
-    rng: Generator, image: Image, mask: Mask, crop: int, fill: Sequence[float]
-) -> tuple[Image, Mask]:
-    """Return a training crop `(crop, crop)`: resized, cut, flipped, its colours distorted.
+class Crop(NamedTuple):
+    """A padded image, its mask, and the (height, width) beyond which is padding."""
+
+    image: Image
+    mask: Mask
+    size: Size
+
+
+def augment(rng: Generator, image: Image, mask: Mask, crop: int, resize: Size) -> Crop:
+    """Return a training crop `(crop, crop)`: resized, cut, flipped, its colours distorted, padded.
 
     Args:
         rng: where every draw comes from.
         image: any size.
         mask: of the same size.
-        crop: the side of the result; an image's short side is it times 0.5 to 2.
-        fill: the pixel that pads what is too small, normalised to 0; rounded. Its mask is ignored.
+        crop: the side of the result.
+        resize: the longest (long, short) sides of the image, both times 0.5 to 2.
     """
     scale = float(rng.uniform(*RATIOS))
-    image, mask = resize_pair(image, mask, rescale_size(mask.shape, crop, scale=scale))
+    image, mask = resize_pair(image, mask, fit_size(mask.shape, resize, scale))
     image, mask = crop_randomly(rng, image, mask, (crop, crop))
     if rng.random() < 0.5:
         image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
-    return pad_pair(distort_colours(rng, image), mask, (crop, crop), fill)
+    return pad_pair(distort_colours(rng, image), mask, (crop, crop))
+
+
+def fit_size(size: Size, sides: Size, scale: float) -> Size:
+    """Return the (height, width) of an image resized to fit, its ratio kept; sizes round half up.
+
+    Args:
+        size: (height, width) of the image.
+        sides: its longest (long, short) sides.
+        scale: that multiplies both; they are then rounded down.
+    """
+    longest, shortest = (int(side * scale) for side in sides)
+    factor = min(longest / max(size), shortest / min(size))
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def resize_pair(image: Image, mask: Mask, size: Size) -> tuple[Image, Mask]:
@@ -95,14 +115,23 @@ def distort_colours(rng: Generator, image: Image) -> Image:
     return image
 
 
-def pad_pair(image: Image, mask: Mask, size: Size, fill: Sequence[float]) -> tuple[Image, Mask]:
-    """Return both padded at the bottom and on the right: `fill`, and ignored."""
-    padded = np.empty((*size, 3), np.uint8)
-    padded[:] = np.asarray(fill).round()
+def pad_pair(image: Image, mask: Mask, size: Size) -> Crop:
+    """Return both padded at the bottom and on the right: 0 and ignored.
+
+    The published 0 is one after normalisation, which uint8 cannot hold: see `blank_padding`.
+    """
+    padded = np.zeros((*size, 3), np.uint8)
     ignored = np.full(size, IGNORE_LABEL, np.uint8)
     area = np.s_[: mask.shape[0], : mask.shape[1]]
     padded[area], ignored[area] = image, mask
-    return padded, ignored
+    return Crop(padded, ignored, (mask.shape[0], mask.shape[1]))
+
+
+def blank_padding(pixels: Tensor, sizes: Tensor) -> Tensor:
+    """Return normalised images `(B, 3, H, W)` with 0 beyond their (height, width), `(B, 2)`."""
+    rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[-2:])
+    inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]  # (B, H, W)
+    return pixels * inside[:, None]
 
 
 def _scale(values: NDArray[np.uint8], factor: float, offset: float = 0.0) -> NDArray[np.uint8]:

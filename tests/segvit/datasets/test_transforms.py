@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from segvit.config import find_variant
 from segvit.datasets.transforms import (
     augment,
+    blank_padding,
     crop_randomly,
     distort_colours,
+    fit_size,
     pad_pair,
     resize_pair,
 )
@@ -17,7 +19,7 @@ from segvit.inference import rescale_size
 from segvit.prediction import normalise
 from tests.tiny_models import GOLDEN
 
-FILL = (123.675, 116.28, 103.53)
+SIDES = (2048, 64)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("imagenet", "vit_b_ade20k"), ("jax", "vit_l_ade20k")])
@@ -80,20 +82,36 @@ def test_colours_change_and_their_mean_stays_near() -> None:
     assert abs(np.mean(means) - image.mean()) < 20
 
 
-def test_padding_is_ignored() -> None:
-    image, mask = _pair(40, 64)
-    padded, labels = pad_pair(image, mask, (64, 64), FILL)
-    assert (padded[:40] == image).all()
-    assert (padded[40:] == (124, 116, 104)).all()
-    assert (labels[40:] == 255).all()
+def test_padding_is_ignored_and_0_after_normalising() -> None:
+    config = find_variant("vit_b_ade20k")
+    pairs = [_pair(40, 64), _pair(64, 50), _pair(64, 64)]
+    images, masks, sizes = zip(*(pad_pair(*pair, (64, 64)) for pair in pairs), strict=True)
+    normalised = normalise(np.stack(images), config)
+    pixels = blank_padding(normalised, torch.tensor(sizes))
+    for index, (height, width) in enumerate(sizes):
+        inside = np.zeros((64, 64), bool)
+        inside[:height, :width] = True
+        assert (masks[index][~inside] == 255).all()
+        assert (pixels[index][:, ~inside] == 0).all()
+        assert torch.equal(pixels[index][:, inside], normalised[index][:, inside])
+        assert (images[index][inside] == pairs[index][0].reshape(-1, 3)).all()
+
+
+@pytest.mark.parametrize("size", [(70, 100), (301, 640), (20, 900)])
+@pytest.mark.parametrize("scale", [0.5, 0.77, 1.0, 1.999])
+def test_images_are_fit_into_two_sides(size: tuple[int, int], scale: float) -> None:
+    assert fit_size(size, SIDES, scale) == rescale_size(size, 64, scale=scale)
+    # PASCAL Context's sides are equal: the long one decides.
+    assert max(fit_size(size, (520, 520), scale)) == int(520 * scale)
 
 
 @pytest.mark.parametrize("size", [(70, 100), (20, 300), (64, 64)])
 def test_a_sample_is_one_crop_and_a_function_of_its_generator(size: tuple[int, int]) -> None:
     image, mask = _pair(*size)
-    first, labels = augment(np.random.default_rng(1), image, mask, 64, FILL)
-    again, _ = augment(np.random.default_rng(1), image, mask, 64, FILL)
+    first, labels, sizes = augment(np.random.default_rng(1), image, mask, 64, SIDES)
+    again, _, _ = augment(np.random.default_rng(1), image, mask, 64, SIDES)
     assert first.shape == (64, 64, 3)
     assert labels.shape == (64, 64)
+    assert (labels[sizes[0] :] == 255).all()
     assert (first == again).all()
     assert set(np.unique(labels)) <= {0, 1, 2, 255}
