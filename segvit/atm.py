@@ -101,6 +101,15 @@ class TokenProjection(nn.Module):
         return output
 
 
+def set_dropout(head: nn.Module, rate: float) -> None:
+    """Set every dropout of a decode head, that of its attention weights too."""
+    for module in head.modules():
+        if isinstance(module, Attention | AtmAttention):
+            module.dropout = rate
+        elif isinstance(module, nn.Dropout):
+            module.p = rate
+
+
 def make_stage(config: SegViTConfig, predicts_masks: bool = True) -> TypedList[DecoderLayer]:
     """Return the decoder layers of one stage."""
     dim, heads = config.decoder_dim, config.decoder_heads

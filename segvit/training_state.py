@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from segvit.atomic import replace_file
+from segvit.recipes import TrainingSettings
 
-# Settings that decide the result: a resumed run must have the same.
-_FIXED = ("model", "dataset", "batch_size", "learning_rate", "weight_decay", "warmup_steps", "seed")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """The settings of a run that its result depends on."""
-
-    model: str
-    dataset: str
-    max_steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
-
-    def learning_rate_at(self, step: int) -> float:
-        """Return the rate of a step: linear warm-up, then polynomial decay of power 0.9."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        left = (self.max_steps - step) / max(self.max_steps - self.warmup_steps, 1)
-        return float(self.learning_rate * max(left, 0.0) ** 0.9)
+# Settings that a resumed run may change; all others decide the result.
+_FREE = ("max_steps", "eval_every")
 
 
 class WeightAverage:
     """An exponential moving average of a model's weights.
 
     The decay grows from 0.1 to `decay` over the first steps, so that an early average is not made
-    of random weights.
+    of random weights. With a decay of 0 the average is the weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.998) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
@@ -53,6 +35,40 @@ class WeightAverage:
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         pairs = [(self.weights[key], value) for key, value in model.state_dict().items()]
         torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], rate)
+
+
+class TrainingLog:
+    """A CSV file with a row every few steps, the same columns throughout.
+
+    Nine digits tell any two float32 values apart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep_until(self, step: int) -> None:
+        """Drop the rows after a step: a run resumed there writes them again."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            rows = [row for row in reader if row["step"] and int(row["step"]) <= step]
+        with replace_file(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write(self, row: Mapping[str, float | None]) -> None:
+        """Append a row; None leaves a cell empty."""
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if is_new:
+                writer.writeheader()
+            writer.writerow(
+                {key: "" if value is None else f"{value:.9g}" for key, value in row.items()}
+            )
 
 
 def save_state(
@@ -82,18 +98,29 @@ def load_state(path: Path, settings: TrainingSettings) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is of another run; the message names what differs.
+        ValueError: if it is damaged or of another run; the message names what differs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: '{path}' does not exist; leave --resume out")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved, wanted = state["settings"], asdict(settings)
-    for name in _FIXED:
-        if saved[name] != wanted[name]:
-            option = name.replace("_", "-")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["settings"]
+    except Exception as error:  # torch has no one error for what is no state of its own
+        raise ValueError(
+            f"'{path}' is no state of a run, or damaged ({type(error).__name__}); start again in "
+            "another --out, from its last.safetensors with --checkpoint"
+        ) from error
+    wanted = asdict(settings)
+    for name in (field.name for field in fields(settings) if field.name not in _FREE):
+        if name not in saved:
             raise ValueError(
-                f"'{path}' is of another run: --{option} was {saved[name]}, now {wanted[name]}; "
-                "give the same options or another --out"
+                f"'{path}' was written by an older version, without --{name.replace('_', '-')}; "
+                "start again in another --out, from its last.safetensors with --checkpoint"
+            )
+        if saved[name] != wanted[name]:
+            raise ValueError(
+                f"'{path}' is of another run: --{name.replace('_', '-')} was {saved[name]}, now "
+                f"{wanted[name]}; give the same options or another --out"
             )
     return state
 
