@@ -20,6 +20,7 @@ from segvit.images import Image, Size, resize_image
 from segvit.metrics import IGNORE_LABEL
 
 Mask = NDArray[np.uint8]
+Table = NDArray[np.uint8]
 
 RATIOS = (0.5, 2.0)
 MOST_OF_ONE_CLASS = 0.75
@@ -51,7 +52,7 @@ def augment(rng: Generator, image: Image, mask: Mask, crop: int, resize: Size) -
     image, mask = resize_pair(image, mask, fit_size(mask.shape, resize, scale))
     image, mask = crop_randomly(rng, image, mask, (crop, crop))
     if rng.random() < 0.5:
-        image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+        image, mask = np.asarray(cv2.flip(image, 1)), np.asarray(cv2.flip(mask, 1))
     return pad_pair(distort_colours(rng, image), mask, (crop, crop))
 
 
@@ -86,7 +87,7 @@ def crop_randomly(rng: Generator, image: Image, mask: Mask, size: Size) -> tuple
             for have, need in zip(mask.shape, size, strict=True)
         )
         window = np.s_[top : top + size[0], left : left + size[1]]
-        counts = np.bincount(mask[window].reshape(-1), minlength=256)[:IGNORE_LABEL]
+        counts = np.ravel(cv2.calcHist([mask[window]], [0], None, [256], [0, 256]))[:IGNORE_LABEL]
         if (counts > 0).sum() > 1 and counts.max() < MOST_OF_ONE_CLASS * counts.sum():
             break
     return image[window], mask[window]
@@ -98,20 +99,17 @@ def distort_colours(rng: Generator, image: Image) -> Image:
     Contrast comes before or after the other colours, by chance.
     """
     if rng.random() < 0.5:
-        image = _scale(image, 1.0, rng.uniform(-BRIGHTNESS, BRIGHTNESS))
+        image = _look_up(image, _scaled(1.0, rng.uniform(-BRIGHTNESS, BRIGHTNESS)))
     contrast_first = rng.random() < 0.5
     if contrast_first and rng.random() < 0.5:
-        image = _scale(image, rng.uniform(*CONTRAST))
+        image = _look_up(image, _scaled(rng.uniform(*CONTRAST)))
     if rng.random() < 0.5:
-        hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.uint8)
-        hsv[..., 1] = _scale(hsv[..., 1], rng.uniform(*SATURATION))
-        image = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+        image = _change_hsv(image, 1, _scaled(rng.uniform(*SATURATION)))
     if rng.random() < 0.5:
-        hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.uint8)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int64) + rng.integers(-HUE, HUE)) % 180
-        image = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+        hues = (np.arange(256) + rng.integers(-HUE, HUE)) % 180
+        image = _change_hsv(image, 0, hues.astype(np.uint8))
     if not contrast_first and rng.random() < 0.5:
-        image = _scale(image, rng.uniform(*CONTRAST))
+        image = _look_up(image, _scaled(rng.uniform(*CONTRAST)))
     return image
 
 
@@ -134,6 +132,18 @@ def blank_padding(pixels: Tensor, sizes: Tensor) -> Tensor:
     return pixels * inside[:, None]
 
 
-def _scale(values: NDArray[np.uint8], factor: float, offset: float = 0.0) -> NDArray[np.uint8]:
-    scaled = values * np.float32(factor) + np.float32(offset)
-    return np.asarray(np.clip(scaled, 0, 255), np.uint8)
+def _scaled(factor: float, offset: float = 0.0) -> Table:
+    """Return what each of 256 values becomes, `(256,)`."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
+
+
+def _look_up(image: Image, table: Table) -> Image:
+    return np.asarray(cv2.LUT(image, table), np.uint8)
+
+
+def _change_hsv(image: Image, channel: int, table: Table) -> Image:
+    """Return the image with hue (0), saturation (1) or value (2) looked up."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., channel] = cv2.LUT(np.ascontiguousarray(hsv[..., channel]), table)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
