@@ -85,6 +85,16 @@ def test_models_train_and_predict(style: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_models_train_in_mixed_precision(style: str) -> None:
+    model = build_model(make_dino_config(style)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 56, 56))
+    assert output.mask_logits.isfinite().all()
+    output.mask_logits.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.backbone.parameters())
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_prefix_tokens_reach_the_patches(style: str) -> None:
     """Unlike a plain SegViT's class token."""
     backbone = make_model(make_dino_config(style)).backbone
