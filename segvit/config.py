@@ -6,15 +6,15 @@ registers (arXiv 2309.16588), DINOv3 (arXiv 2508.10104).
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from segvit.classes import Rgb, distinct_palette, published_classes
+
 HeadKind = Literal["cascade", "single", "shrunk"]
 Position = Literal["learned", "rotary"]
-Rgb = tuple[int, int, int]
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -201,17 +201,6 @@ class SegViTConfig:
         )
 
 
-def distinct_palette(num_classes: int) -> tuple[Rgb, ...]:
-    """Return `num_classes` RGB colours, neighbours far apart in hue (golden-angle steps)."""
-    colours = []
-    for index in range(num_classes):
-        hue = index * 0.618033988749895 % 1.0
-        saturation, value = 0.55 + 0.15 * (index % 4), 0.95 - 0.15 * (index // 4 % 3)
-        red, green, blue = colorsys.hsv_to_rgb(hue, min(saturation, 1.0), value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return tuple(colours)
-
-
 def find_variant(name: str) -> SegViTConfig:
     """Return the named variant.
 
@@ -231,6 +220,9 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, Sequence) else value
 
 
+_ADE20K = published_classes("ade20k")
+_COCO_STUFF10K = published_classes("coco_stuff10k")
+_PASCAL_CONTEXT = published_classes("pascal_context")
 _VIT_B_ADE20K = SegViTConfig(
     name="vit_b_ade20k",
     image_size=512,
@@ -246,6 +238,8 @@ _VIT_B_ADE20K = SegViTConfig(
     mean=_IMAGENET_MEAN,
     std=_IMAGENET_STD,
     drop_path_rate=0.1,
+    class_names=_ADE20K[0],
+    palette=_ADE20K[1],
 )
 _VIT_L_ADE20K = SegViTConfig(
     name="vit_l_ade20k",
@@ -260,6 +254,8 @@ _VIT_L_ADE20K = SegViTConfig(
     decoder_layers=3,
     num_classes=150,
     drop_path_rate=0.3,
+    class_names=_ADE20K[0],
+    palette=_ADE20K[1],
 )
 _VIT_L_COCO = replace(
     _VIT_L_ADE20K,
@@ -267,8 +263,8 @@ _VIT_L_COCO = replace(
     image_size=512,
     stride=341,
     num_classes=171,
-    class_names=(),
-    palette=(),
+    class_names=_COCO_STUFF10K[0],
+    palette=_COCO_STUFF10K[1],
 )
 _VIT_L_PASCAL = replace(
     _VIT_L_ADE20K,
@@ -276,8 +272,8 @@ _VIT_L_PASCAL = replace(
     image_size=480,
     stride=320,
     num_classes=60,
-    class_names=(),
-    palette=(),
+    class_names=_PASCAL_CONTEXT[0],
+    palette=_PASCAL_CONTEXT[1],
 )
 _VIT_T_LANDCOVER = SegViTConfig(
     name="vit_t_landcover",

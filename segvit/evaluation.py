@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from segvit.config import Rgb
+from segvit.classes import Rgb
 from segvit.images import Image, Labels
 from segvit.inference import Predict
 from segvit.metrics import ConfusionMatrix

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from segvit.atomic import write_bytes
-from segvit.config import Rgb
+from segvit.classes import Rgb
 from segvit.evaluation import Labelled
 from segvit.images import Image, draw_overlay, write_png
 from segvit.metrics import ConfusionMatrix

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from segvit.datasets.folder import read_classes
+from segvit.classes import read_classes
 
 Size = tuple[int, int]
 Array = NDArray[Any]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segvit.datasets.folder import FolderDataset, read_classes
+from segvit.classes import published_classes
+from segvit.datasets.folder import FolderDataset
 from segvit.datasets.pairing import check_split, find_folder, pair_folders
 
 ADE20K_IMAGES = {"train": 20_210, "val": 2_000}  # as published
@@ -31,7 +32,7 @@ def open_ade20k(root: Path, split: str) -> FolderDataset:
     check_split("ade20k", split)
     folders = [f"{kind}/{_FOLDERS[split]}" for kind in ("images", "annotations")]
     found = find_folder("ade20k", root, ["ADEChallengeData2016"], folders)
-    names, palette = read_classes(Path(__file__).with_name("ade20k.csv"))
+    names, palette = published_classes("ade20k")
     images, masks = (found / path for path in folders)
     samples = pair_folders(f"data set 'ade20k' {split}", images, masks)
     return FolderDataset(samples, names, palette, reduce_zero_label=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segvit.datasets.folder import FolderDataset, read_classes
+from segvit.classes import published_classes
+from segvit.datasets.folder import FolderDataset
 from segvit.datasets.pairing import (
     check_split,
     find_folder,
@@ -52,7 +53,7 @@ def open_coco_stuff10k(root: Path, split: str) -> FolderDataset:
     else:
         stems = read_list(source)
         samples = pair_listed(subject, source, stems, (images, masks), MASK_ENDING, _FIX)
-    names, palette = read_classes(Path(__file__).with_name("coco_stuff10k.csv"))
+    names, palette = published_classes("coco_stuff10k")
     return FolderDataset(samples, names, palette, reduce_zero_label=True)
 
 

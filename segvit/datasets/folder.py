@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segvit.config import distinct_palette
+from segvit.classes import Rgb, read_classes
 from segvit.images import Image, decode_pixels, find_images, read_image
 from segvit.metrics import IGNORE_LABEL
 
 Mask = NDArray[np.uint8]
-Rgb = tuple[int, int, int]
 _NAMES_SHOWN = 5
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # colour types of a PNG
@@ -131,32 +130,6 @@ def open_folder(
         )
     samples = tuple(Sample(path, found[path.stem]) for path in paths)
     return FolderDataset(samples, names, palette, reduce_zero_label)
-
-
-def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Rgb, ...]]:
-    """Return names and colours of a list of classes; colours are chosen where it has none.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, or a line is neither `name` nor `name,red,green,blue`.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such list of classes", str(path))
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    if not 1 <= len(lines) <= IGNORE_LABEL:
-        raise ValueError(f"'{path}': expected 1 to {IGNORE_LABEL} classes, got {len(lines)}")
-    rows = [[part.strip() for part in line.split(",")] for line in lines]
-    if all(len(row) == 1 for row in rows):
-        return tuple(lines), distinct_palette(len(lines))
-    for number, row in enumerate(rows, 1):
-        channels = row[1:]
-        if len(row) != 4 or not all(c.isdecimal() and int(c) <= 255 for c in channels):
-            raise ValueError(
-                f"'{path}', line {number}: expected name,red,green,blue with 0 to 255 in every "
-                f"line, got '{lines[number - 1]}'"
-            )
-    colours = tuple((int(red), int(green), int(blue)) for _, red, green, blue in rows)
-    return tuple(row[0] for row in rows), colours
 
 
 def _as_grey_png(data: bytes) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segvit.config import Rgb, SegViTConfig
+from segvit.classes import Rgb
+from segvit.config import SegViTConfig
 from segvit.datasets.folder import FolderDataset
 from segvit.evaluation import Labelled
 from segvit.inference import Predict, Protocol, label_image

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segvit.config import LANDCOVER_CLASSES, Rgb
+from segvit.classes import Rgb
+from segvit.config import LANDCOVER_CLASSES
 from segvit.datasets.landcover import (
     NUM_CLASSES,
     TILE,

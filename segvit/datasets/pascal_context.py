@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segvit.datasets.folder import FolderDataset, read_classes
+from segvit.classes import published_classes
+from segvit.datasets.folder import FolderDataset
 from segvit.datasets.pairing import check_split, find_folder, pair_listed, read_list
 from segvit.datasets.pascal_detail import read_detail
 
@@ -60,7 +61,7 @@ def _open(dataset: str, root: Path, split: str, ignore_background: bool) -> Fold
     source, stems = _read_split(dataset, voc, split)
     folders = voc / "JPEGImages", voc / MASK_FOLDER
     samples = pair_listed(f"data set '{dataset}' {split}", source, stems, folders, fix=_FIX)
-    names, palette = read_classes(Path(__file__).with_name("pascal_context.csv"))
+    names, palette = published_classes("pascal_context")
     first = 1 if ignore_background else 0
     return FolderDataset(samples, names[first:], palette[first:], ignore_background)
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from segvit.config import VARIANTS, SegViTConfig, distinct_palette, find_variant
+from segvit.classes import distinct_palette
+from segvit.config import VARIANTS, SegViTConfig, find_variant
 from tests.tiny_models import GOLDEN, make_config
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segvit.config import distinct_palette
-from segvit.datasets.folder import FolderDataset, open_folder, read_classes
+from segvit.classes import distinct_palette
+from segvit.datasets.folder import FolderDataset, open_folder
 from segvit.images import UnreadableError
 
 
@@ -53,32 +53,6 @@ def test_zero_may_mean_ignored(root: Path) -> None:
 def test_sixteen_bit_masks_are_read(root: Path) -> None:
     _write(root / "masks" / "a.png", np.array([[0, 2, 255]], np.uint16))
     assert _open(root).read_mask(root / "masks" / "a.png").tolist() == [[0, 2, 255]]
-
-
-def test_colours_of_the_list_are_taken(tmp_path: Path) -> None:
-    path = tmp_path / "classes.csv"
-    path.write_text("sky, 1, 2, 3\nsea,255,0,9\n")
-    assert read_classes(path) == (("sky", "sea"), ((1, 2, 3), (255, 0, 9)))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected 1 to 255 classes, got 0"),
-        ("sky,1,2,3\nsea", r"line 2: expected name,red,green,blue .* got 'sea'"),
-        ("sky,1,2,300", r"line 1: .* got 'sky,1,2,300'"),
-    ],
-)
-def test_a_malformed_list(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "classes.txt"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_classes(path)
-
-
-def test_a_missing_list(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such list of classes"):
-        read_classes(tmp_path / "none.txt")
 
 
 def test_images_without_a_mask_are_counted_and_named(root: Path) -> None:
