@@ -40,7 +40,7 @@ _NUMBERS: dict[str, tuple[type, float, float, str]] = {
 _BELOW_ONE = ("beta2", "dropout", "ema_decay")
 _ABOVE_ZERO = ("learning_rate", "head_lr_factor", "layer_decay", "clip_norm")
 _EPILOG = """\
-examples:
+example:
   python -m segvit.train --model vit_t_landcover --dataset landcover --out runs/landcover
   python -m segvit.train --model vit_b_ade20k --dataset folder --images a/images --masks a/masks \\
       --val-images b/images --val-masks b/masks --classes classes.txt --checkpoint vit_base.npz \\
@@ -168,7 +168,7 @@ def _list_recipes() -> str:
     """Return a table of the recipes."""
     columns = ("recipe", "model", "dataset", "max_steps", "learning_rate", "head_lr_factor",
                "weight_decay", "power")  # fmt: skip
-    heads = ("recipe", "model", "data set", "steps", "rate", "head's", "decay", "power")
+    heads = ("recipe", "model", "data set", "steps", "rate", "head times", "decay", "power")
     rows = [[str(getattr(settings, column, name)) for column in columns]
             for name, settings in RECIPES.items()]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
