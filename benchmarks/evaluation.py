@@ -90,7 +90,11 @@ def measure_overhead(name: str, count: int, multi_scale: bool = False) -> dict[s
         in_model += time.perf_counter() - started
         return scores
 
-    protocol = Protocol.published(config, multi_scale=multi_scale, flip=multi_scale)
+    side, stride = config.image_size, config.stride or config.image_size
+    protocol = Protocol.published(
+        (side, side), (stride, stride), config.short_side or side,
+        multi_scale=multi_scale, flip=multi_scale,
+    )  # fmt: skip
     predict(np.zeros((1, config.image_size, config.image_size, 3), np.uint8))  # warm-up
     with tempfile.TemporaryDirectory() as folder:
         data = write_photos(Path(folder), count, PHOTO_SIZE)

@@ -131,6 +131,7 @@ def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manif
             checkpoint_sha256=provenance.sha256 if provenance else None,
             crop=config.image_size,
             stride=config.stride or config.image_size,
+            short_side=config.short_side or config.image_size,
             mean=config.mean,
             std=config.std,
         ),

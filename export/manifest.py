@@ -36,8 +36,9 @@ class ManifestError(RuntimeError):
 class ModelInfo:
     """Which model was exported, and under which licence its weights stand.
 
-    `crop` and `stride` are pixels of its published sliding windows; `mean` and `std` are RGB on the
-    0-255 scale, for those who pad images: the graph normalises by itself.
+    `crop` and `stride` are pixels of its published sliding windows, `short_side` those of an image
+    before; `mean` and `std` are RGB on the 0-255 scale, for those who pad images: the graph
+    normalises by itself.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelInfo:
     checkpoint_sha256: str | None = None
     crop: int | None = None
     stride: int | None = None
+    short_side: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 

@@ -36,7 +36,8 @@ class SegViTConfig:
     """Everything needed to build a SegViT, normalise its input and colour its output.
 
     Sizes are in pixels, `tap_blocks` and `shrink_block` count encoder blocks from 0, `mean` and
-    `std` are RGB on the 0-255 scale.
+    `std` are RGB on the 0-255 scale. The published figures come from windows of `image_size` every
+    `stride`, on images whose short side is resized to `short_side` (None: `image_size` for both).
 
     What DINOv2 and DINOv3 have beside a plain ViT: with `keeps_prefix` the class token and
     `num_registers` registers pass through the blocks and are dropped from the taps; `layer_scale`
@@ -64,6 +65,7 @@ class SegViTConfig:
     std: tuple[float, float, float] = _HALF_RANGE
     drop_path_rate: float = 0.0
     stride: int | None = None
+    short_side: int | None = None
     keeps_prefix: bool = False
     num_registers: int = 0
     layer_scale: bool = False
@@ -272,6 +274,7 @@ _VIT_L_PASCAL = replace(
     image_size=480,
     stride=320,
     num_classes=60,
+    short_side=520,
     class_names=_PASCAL_CONTEXT[0],
     palette=_PASCAL_CONTEXT[1],
 )

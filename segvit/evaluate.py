@@ -37,7 +37,7 @@ from segvit.evaluation_report import (
     write_picture,
 )
 from segvit.evaluation_run import Tally, Workers, count_all
-from segvit.inference import MULTI_SCALES, Predict, Protocol
+from segvit.inference import Predict, Protocol
 from segvit.metrics import ConfusionMatrix
 from segvit.shipped import shipped_checkpoint
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     model = _describe_model(arguments)
     data = _open_data(arguments, model)
-    _check_classes(model, data, arguments)
+    model = _fit_classes(model, data, arguments)
     tally = Tally(ConfusionMatrix(len(data.class_names)), _identify(arguments, model, data))
     state: Path | None = arguments.out / STATE_NAME if arguments.out else None
     if arguments.resume and state:
@@ -75,7 +75,8 @@ class EvaluatedModel:
     """A checkpoint or an artifact, and what the protocols have to know of it.
 
     `crop` and `stride` are pixels of its sliding windows, `short_side` what an image's short side
-    is resized to, `fill` the pixel that is normalised to zero.
+    is resized to, `fill` the pixel that is normalised to zero. With `drops_background` the scores
+    of the first class are left out, so that the others compete alone.
     """
 
     path: Path
@@ -86,10 +87,16 @@ class EvaluatedModel:
     crop: tuple[int, int]
     stride: tuple[int, int]
     fill: tuple[float, float, float]
+    drops_background: bool = False
 
     @contextmanager
     def open(self, device: str, threads: int | None) -> Iterator[Predict]:
         """Yield what maps uint8 crops `(B, h, w, 3)` to scores `(B, K, h, w)`."""
+        with self._open(device, threads) as predict:
+            yield (lambda crops: predict(crops)[:, 1:]) if self.drops_background else predict
+
+    @contextmanager
+    def _open(self, device: str, threads: int | None) -> Iterator[Predict]:
         if self.target is not None:
             from engines.runtime import infer_all, open_runtime
 
@@ -122,9 +129,10 @@ def _describe_model(arguments: argparse.Namespace) -> EvaluatedModel:
     if provenance.random_parts:
         raise ValueError(f"checkpoint '{path}' has no decode head; train it first")
     side, stride = config.image_size, config.stride or config.image_size
+    short_side = config.short_side or side
     return EvaluatedModel(
-        path, None, provenance.sha256, config.num_classes, side, (side, side), (stride, stride),
-        config.mean,
+        path, None, provenance.sha256, config.num_classes, short_side, (side, side),
+        (stride, stride), config.mean,
     )  # fmt: skip
 
 
@@ -147,19 +155,21 @@ def _describe_artifact(folder: Path, target: str) -> EvaluatedModel:
     height, width = (int(side) for side in manifest.input.shape[1:3])
     stride = tuple(max(1, round(model.stride * side / model.crop)) for side in (height, width))
     return EvaluatedModel(
-        folder, target, hash_file(folder / MANIFEST_NAME), len(manifest.classes), model.crop,
+        folder, target, hash_file(folder / MANIFEST_NAME), len(manifest.classes),
+        model.short_side or model.crop,
         (height, width), (stride[0], stride[1]), model.mean,
     )  # fmt: skip
 
 
 def _make_protocol(arguments: argparse.Namespace, model: EvaluatedModel) -> Protocol:
-    slides = arguments.mode == "slide"
-    return Protocol(
-        short_side=model.short_side,
-        least_side=model.short_side if arguments.multi_scale else None,
-        crop=model.crop if slides else None,
-        stride=model.stride if slides else None,
-        scales=MULTI_SCALES if arguments.multi_scale else (1.0,),
+    # The map's images come at their size: their short side is not resized.
+    on_map = arguments.dataset == "landcover"
+    return Protocol.published(
+        model.crop,
+        model.stride,
+        arguments.image_size if on_map else model.short_side,
+        slides=arguments.mode == "slide",
+        multi_scale=arguments.multi_scale,
         flip=arguments.flip,
         batch_size=arguments.batch_size,
     )
@@ -171,8 +181,6 @@ def _open_data(arguments: argparse.Namespace, model: EvaluatedModel) -> Evaluati
         return LandCoverTiles(split, arguments.batch_size)
     protocol = _make_protocol(arguments, model)
     if name == "landcover":
-        # The map's images come at their size: their short side is not resized.
-        protocol = replace(protocol, short_side=arguments.image_size)
         return LandCoverWindows(split, arguments.image_size, protocol, model.fill)
     data: FolderDataset
     if name == "folder":
@@ -187,19 +195,28 @@ def _open_data(arguments: argparse.Namespace, model: EvaluatedModel) -> Evaluati
     return FolderEvaluation(data, protocol, model.fill)
 
 
-def _check_classes(
+def _fit_classes(
     model: EvaluatedModel, data: EvaluationData, arguments: argparse.Namespace
-) -> None:
+) -> EvaluatedModel:
+    """Return the model, without its background where the data set ignores that.
+
+    Raises:
+        ValueError: if model and data differ in the number of classes.
+    """
     if model.classes == len(data.class_names):
-        return
+        return model
+    if arguments.dataset == "pascal_context_59" and model.classes == 60:
+        return replace(model, drops_background=True)
     kind = "checkpoint" if model.target is None else "artifact"
     source = f"'{arguments.classes}'" if arguments.dataset == "folder" else arguments.dataset
-    others = {59: "pascal_context_59", 60: "pascal_context"}
-    other = others.get(model.classes) if arguments.dataset in others.values() else None
     raise ValueError(
         f"{kind} '{model.path}' has {model.classes} classes, {source} has "
-        f"{len(data.class_names)}; "
-        + (f"evaluate it with --dataset {other}" if other else f"give a {kind} of these classes")
+        f"{len(data.class_names)}; give a {kind} of these classes"
+        + (
+            ", or --dataset pascal_context_59"
+            if arguments.dataset == "pascal_context" and model.classes == 59
+            else ""
+        )
     )
 
 
@@ -268,6 +285,7 @@ def _report(
         protocol = _make_protocol(arguments, model)
         report |= {"scales": list(protocol.scales), "flip": protocol.flip}
         report |= {"crop": protocol.crop, "stride": protocol.stride}
+        report |= {"short_side": protocol.short_side}
     report |= describe_metrics(tally.matrix, data.class_names)
     if isinstance(data, LandCoverTiles | LandCoverWindows):
         floor = data.map.colour_floor(arguments.split)

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segvit.config import SegViTConfig
 from segvit.images import Size
 
 Pixels = NDArray[Any]  # RGB, `(H, W, 3)`: uint8, or float where already normalised
@@ -69,20 +68,31 @@ class Protocol:
     @classmethod
     def published(
         cls,
-        config: SegViTConfig,
+        crop: Size,
+        stride: Size,
+        short_side: int,
         slides: bool = True,
         multi_scale: bool = False,
         flip: bool = False,
         batch_size: int = 1,
     ) -> Protocol:
-        """Return the protocol of a model's published figures: its own crop and stride."""
-        side = config.image_size
-        stride = config.stride or side
+        """Return the protocol of published figures; no side gets shorter than the crop's.
+
+        Args:
+            crop: (height, width) of the model's windows.
+            stride: of them.
+            short_side: of images at scale 1; PASCAL-Context's is longer than its crop.
+            slides: False gives whole images to the model.
+            multi_scale: six scales.
+            flip: and mirrored images.
+            batch_size: windows a call.
+        """
+        can_shrink = multi_scale or short_side != min(crop)
         return cls(
-            short_side=side,
-            least_side=side if multi_scale else None,
-            crop=(side, side) if slides else None,
-            stride=(stride, stride) if slides else None,
+            short_side=short_side,
+            least_side=min(crop) if can_shrink else None,
+            crop=crop if slides else None,
+            stride=stride if slides else None,
             scales=MULTI_SCALES if multi_scale else (1.0,),
             flip=flip,
             batch_size=batch_size,

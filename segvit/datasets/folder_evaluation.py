@@ -30,7 +30,11 @@ class FolderEvaluation:
         cls, data: FolderDataset, config: SegViTConfig, batch_size: int = 1
     ) -> FolderEvaluation:
         """Return the evaluation by which a model's single-scale figure is published."""
-        return cls(data, Protocol.published(config, batch_size=batch_size), config.mean)
+        side, stride = config.image_size, config.stride or config.image_size
+        protocol = Protocol.published(
+            (side, side), (stride, stride), config.short_side or side, batch_size=batch_size
+        )
+        return cls(data, protocol, config.mean)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segvit.checkpoint import load_checkpoint
+from segvit.config import find_variant
 from segvit.images import Size
 from segvit.inference import (
     Predict,
@@ -106,6 +107,22 @@ def test_published_sizes(row: dict[str, Any]) -> None:
 def test_published_multi_scale_sizes(row: dict[str, Any]) -> None:
     size = rescale_size((row["h"], row["w"]), 512, row["min_size"], row["ratio"])
     assert size == (row["out_h"], row["out_w"])
+
+
+def test_the_published_protocols() -> None:
+    """PASCAL-Context's images are larger than its crop; only its sides are kept from shrinking."""
+    ade, pascal = (find_variant(name) for name in ("vit_l_ade20k", "vit_l_pascal_context"))
+    sides = [(c.short_side or c.image_size, c.image_size, c.stride or 0) for c in (ade, pascal)]
+    assert sides == [(640, 640, 608), (520, 480, 320)]
+    protocols = [
+        Protocol.published((crop, crop), (stride, stride), short_side)
+        for short_side, crop, stride in sides
+    ]
+    assert [(p.short_side, p.least_side) for p in protocols] == [(640, None), (520, 480)]
+    scaled = Protocol.published((640, 640), (608, 608), 640, multi_scale=True, flip=True)
+    assert (scaled.least_side, len(scaled.scales), scaled.flip) == (640, 6, True)
+    whole = Protocol.published((640, 640), (608, 608), 640, slides=False)
+    assert (whole.crop, whole.stride) == (None, None)
 
 
 def test_windows_cover_the_image_and_clamp_to_its_edge() -> None:
