@@ -177,7 +177,7 @@ class TrainingRun:
         fabric, count = self.fabric, self.options.accumulate
         rank, world = fabric.global_rank, fabric.world_size
         seed = self.settings.seed * 1_000_003 + self.step
-        pairs = self._add_up(self.loss.count_pairs(batch.labels.to(fabric.device)))
+        pairs = self._add_up(self.loss.count_pairs(batch.labels.to(fabric.device, torch.int64)))
         terms = torch.zeros((), device=fabric.device)
         for index, part in enumerate(batch.split(count)):
             # Dropout is a function of seed, step and part: resuming needs no generator's state.
@@ -186,7 +186,8 @@ class TrainingRun:
             with fabric.no_backward_sync(self.wrapped, enabled=world > 1 and not is_last):
                 images = normalise(part.images.numpy(), self.model.config, fabric.device)
                 output = self.wrapped(blank_padding(images, part.sizes.to(fabric.device)))
-                losses: dict[str, Tensor] = self.loss(output, part.labels.to(fabric.device), pairs)
+                labels = part.labels.to(fabric.device, torch.int64)
+                losses: dict[str, Tensor] = self.loss(output, labels, pairs)
                 values = torch.stack(list(losses.values()))
                 # Gradients are averaged over processes, and here they are to be added up.
                 fabric.backward(values.sum() * world)

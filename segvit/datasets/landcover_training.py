@@ -38,15 +38,15 @@ class TrainingTiles:
             found.append(np.stack([np.full_like(rows, index), rows, columns], axis=1))
         return np.concatenate(found).astype(np.int32)
 
-    def batch(self, step: int, indices: range) -> tuple[Image, NDArray[np.int64]]:
+    def batch(self, step: int, indices: range) -> tuple[Image, Image]:
         """Return the samples `indices` of a step's global batch.
 
         Returns:
-            uint8 images `(B, 256, 256, 3)`, int64 labels `(B, 64, 64)` at source resolution.
+            uint8 images `(B, 256, 256, 3)`, uint8 labels `(B, 64, 64)` at source resolution.
         """
         samples = [self._draw(np.random.default_rng([self.seed, step, i])) for i in indices]
         images, labels = zip(*samples, strict=True)
-        return np.stack(images), np.stack(labels).astype(np.int64)
+        return np.stack(images), np.stack(labels)
 
     def _draw(self, rng: Generator) -> tuple[Image, Image]:
         label = rng.choice(NUM_CLASSES, p=CLASS_SHARES)

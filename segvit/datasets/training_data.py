@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """Some samples of a step, on the CPU."""
 
     images: Tensor  # uint8 (B, H, W, 3)
-    labels: Tensor  # int64 (B, h, w), not always of the images' size
+    labels: Tensor  # uint8 (B, h, w), not always of the images' size; 255 for ignored
     sizes: Tensor  # int64 (B, 2): height and width of each image, beyond which is padding
 
     def split(self, count: int) -> list[Batch]:
@@ -168,9 +168,6 @@ def _ignore_interrupts(index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to handle
 
 
-def _as_batch(images: NDArray[np.uint8], labels: NDArray[np.integer], sizes: list[Size]) -> Batch:
-    return Batch(
-        torch.from_numpy(images),
-        torch.from_numpy(labels.astype(np.int64)),
-        torch.tensor(sizes, dtype=torch.int64),
-    )
+def _as_batch(images: NDArray[np.uint8], labels: NDArray[np.uint8], sizes: list[Size]) -> Batch:
+    sides = torch.tensor(sizes, dtype=torch.int64)
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels), sides)

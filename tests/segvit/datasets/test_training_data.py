@@ -50,7 +50,7 @@ def test_batches_are_a_function_of_step_and_shared_without_overlap(data: FolderT
     whole = data.batch(1, range(2))
     assert whole.images.shape == (2, 64, 64, 3)
     assert whole.images.dtype == torch.uint8
-    assert whole.labels.dtype == whole.sizes.dtype == torch.int64
+    assert (whole.labels.dtype, whole.sizes.dtype) == (torch.uint8, torch.int64)
     for index, part in enumerate(whole.split(2)):
         alone = data.batch(1, range(index, index + 1))
         for tensor, expected in zip(alone, part, strict=True):
