@@ -132,7 +132,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--images", type=int, default=256, metavar="N", help="images a round")
+    parser.add_argument("--images", type=int, default=1024, metavar="N", help="images a round")
     parser.add_argument("--photos", type=int, default=24, metavar="N", help="different ones")
     parser.add_argument("--photo-size", type=parse_size, default=(512, 683), metavar="HxW")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
