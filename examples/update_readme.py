@@ -191,6 +191,36 @@ def render_precision() -> list[str]:
     return lines
 
 
+def render_slide() -> list[str]:
+    """Return the sliding-window figures of PyTorch and of an artifact, side by side."""
+    reports = {"PyTorch FP32": _read("slide_pytorch"), "ONNX Runtime FP16": _read("slide_ort_fp16")}
+    lines = ["| | mIoU | pixel accuracy | seconds |", "|---|---|---|---|"]
+    for name, report in reports.items():
+        figures = f"{report['miou']:.5f} | {report['pixel_accuracy']:.5f} | {report['seconds']}"
+        lines.append(f"| {name} | {figures} |")
+    first = reports["PyTorch FP32"]
+    return [*lines, "", f"{first['images']} images of 512 px, windows of {first['crop'][0]} every "
+            f"{first['stride'][0]}; `vit_t_landcover`, test split."]  # fmt: skip
+
+
+def render_data() -> list[str]:
+    """Return what reading and evaluating cost beside the model."""
+    pipeline, evaluation = _read("input_pipeline"), _read("evaluation")
+    lines = [f"| {pipeline['photos']} | images/s | training batches over it |", "|---|---|---|"]
+    for name, rate in pipeline["images_per_second"].items():
+        ratio = pipeline["ratios"].get(name)
+        lines.append(f"| {name} | {rate:.0f} | {'' if ratio is None else format(ratio, '.2f')} |")
+    overhead, memory = evaluation["overhead"], evaluation["memory"]
+    return [
+        *lines,
+        "",
+        f"Evaluating `{evaluation['model']}` on a CPU, {overhead['overhead_share']:.1%} of the time "
+        f"is spent outside the model. Sliding over one image of {memory['size']} with "
+        f"{memory['classes']} classes takes {memory['sliding_gb']:.2f} GB at most, the model "
+        f"({memory['loaded_gb']:.2f} GB while loading) included.",
+    ]
+
+
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "parity": render_parity,
     "audit": render_audit,
@@ -199,6 +229,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "weights": render_weights,
     "precision": render_precision,
     "builds": render_builds,
+    "slide": render_slide,
+    "data": render_data,
 }
 
 
