@@ -214,8 +214,8 @@ def render_data() -> list[str]:
     return [
         *lines,
         "",
-        f"Evaluating `{evaluation['model']}` on a CPU, {overhead['overhead_share']:.1%} of the time "
-        f"is spent outside the model. Sliding over one image of {memory['size']} with "
+        f"Evaluating `{evaluation['model']}` on a CPU, {overhead['overhead_share']:.1%} of the "
+        f"time is spent outside the model. Sliding over one image of {memory['size']} with "
         f"{memory['classes']} classes takes {memory['sliding_gb']:.2f} GB at most, the model "
         f"({memory['loaded_gb']:.2f} GB while loading) included.",
     ]
