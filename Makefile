@@ -40,4 +40,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf artifacts runs segments .pytest_cache .mypy_cache .ruff_cache
+	rm -rf artifacts eval runs segments .pytest_cache .mypy_cache .ruff_cache
