@@ -27,6 +27,7 @@ PRECISION_DATATYPES = {
     "fp8": "FP8",
 }
 # Precisions in which the compilers fuse attention. In FP32 none of them ever does.
+_QUANTISED = frozenset({"Int8", "FP8"})
 _FUSING = frozenset({"Half", "BFloat16", "Int8", "FP8"})
 # The first part of a node's name is the module it comes from (export.passes.node_names).
 _PARTS = {"patch_embed": "patch embed", "encoder": "encoder", "head": "head", "tail": "tail"}
@@ -51,7 +52,8 @@ class Audit:
 
     `attentions` counts those of the ONNX graph, `unfused` names the softmax nodes of those that
     became several kernels. `gemm_datatypes` counts products by the datatype they run in, fused
-    attentions not among them. `wrong_precision` holds (kernel, asked, got). `traffic_mb` is None
+    attentions not among them. `wrong_precision` holds (kernel, asked, got). `products` maps the
+    node of each such product to the datatype asked for and the one obtained. `traffic_mb` is None
     where a dynamic batch leaves sizes open.
     """
 
@@ -65,6 +67,7 @@ class Audit:
     parts: dict[str, Part] = field(default_factory=dict)
     unfused: tuple[str, ...] = ()
     wrong_precision: tuple[tuple[str, str, str], ...] = ()
+    products: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def summary(self) -> AuditSummary:
         """Return what the manifest keeps."""
@@ -116,6 +119,7 @@ def audit_kernels(
         parts=_split_parts(launched),
         unfused=unfused,
         wrong_precision=_find_wrong_precision(products, graph),
+        products=_match_products(products, graph),
     )
 
 
@@ -165,7 +169,24 @@ def _find_wrong_precision(products: list[Kernel], graph: Graph) -> tuple[tuple[s
         if asked and kernel.product_datatype not in asked.values():
             wanted = "/".join(sorted(set(asked.values())))
             wrong.append(("+".join(asked), wanted, kernel.product_datatype))
+    found = _match_products(products, graph)
+    # A quantised product that no kernel names would pass unseen.
+    wrong += [
+        (name, asked, "no kernel of its own")
+        for name, asked in graph.products.items()
+        if asked in _QUANTISED and name not in found
+    ]
     return tuple(wrong)
+
+
+def _match_products(products: list[Kernel], graph: Graph) -> dict[str, tuple[str, str]]:
+    """Return the datatype asked for and the one obtained, by node."""
+    return {
+        name: (graph.products[name], kernel.product_datatype)
+        for kernel in products
+        for name in kernel.nodes
+        if name in graph.products
+    }
 
 
 def _split_parts(kernels: list[Kernel]) -> dict[str, Part]:

@@ -24,6 +24,7 @@ from segvit.atomic import write_bytes
 # Below this, TensorRT-RTX splits LayerNorm and copies attention's output, and it gives a plan of
 # several capabilities the kernels of the oldest: 24 instead of 21 for three ViT-B blocks.
 _OLDEST_AMPERE = 80
+_OLDEST_FP8 = 89
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def build_targets(
         AuditError: if an engine is not what was asked for.
     """
     onnx_path, folder = Path(onnx_path), Path(folder)
+    _check_capabilities(precision, options)
     missing = {target: missing_reason(target) for target in targets or PREFERENCE}
     not_built = [MissingTarget(target, reason) for target, reason in missing.items() if reason]
     if targets and not_built:
@@ -125,6 +127,16 @@ def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str
     turing = tuple(name for name in names if _number(name) < _OLDEST_AMPERE)
     ampere = tuple(sorted(set(names) - set(turing), key=_number))
     return [group for group in (turing, ampere) if group]
+
+
+def _check_capabilities(precision: str, options: BuildOptions) -> None:
+    """Refuse GPUs without the precision, before anything is built."""
+    lacking = [name for name in options.compute_capabilities if _number(name) < _OLDEST_FP8]
+    if precision == "fp8" and lacking:
+        raise ValueError(
+            f"compute capability {', '.join(lacking)} has no FP8: expected SM{_OLDEST_FP8} or "
+            "later; leave it out, or build with --int8"
+        )
 
 
 def _number(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
@@ -18,6 +19,10 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from calibration.images import load_calibration_images
+from calibration.quantization import Calibration, calibrate, quantise_model
+from calibration.ranges import RANGES_NAME, Ranges
+from calibration.scheme import SCHEMES, Scheme
 from engines.build_targets import TargetBuilds, build_targets
 from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
@@ -37,6 +42,7 @@ from export.passes import deploy_passes
 from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import ParityReport, Prediction, check_parity, compare
+from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
 from segvit.config import find_variant
@@ -47,6 +53,8 @@ from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 ONNX_NAME = "model.onnx"
 GOLDEN_NAME = "golden.npz"
 GOLDEN_IMAGES = 4
+PRECISIONS_NAME = "build.json"
+FP8_CAPABILITIES = ("SM89", "SM120")  # of the GPUs that are built for by default, those with FP8
 # ONNX files hold at most 2 GB; larger weights go beside them.
 EXTERNAL_DATA_BYTES = 2_000_000_000
 Say = Callable[[str], None]
@@ -70,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = _export(arguments, model, size, manifest, staged, say)
         builds = _build_engines(arguments, targets, staged, say)
         manifest = manifest.with_targets(builds.entries, builds.not_built, builds.files)
+        manifest = _write_precisions(builds, manifest, staged)
         manifest = replace(manifest, warnings=manifest.warnings + builds.warnings)
         manifest.write(staged)
         manifest = _verify(arguments, model, check, manifest, staged, say)
@@ -172,9 +181,13 @@ def _export(
     batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
     graph = trace_model(deploy, size, batch)
     fired = []
-    for graph_pass in deploy_passes(arguments.precision):
+    scheme = SCHEMES.get(arguments.precision)
+    for graph_pass in deploy_passes("fp16" if scheme else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
+    if scheme is not None:
+        manifest = _quantise(arguments, graph, scheme, size, manifest, folder, say)
+        fired.append("QdqInsertionPass")
     graph.metadata_props.update(manifest.metadata())
     graph.metadata_props["config"] = model.config.to_json()
     path = folder / ONNX_NAME
@@ -192,6 +205,31 @@ def _export(
     return replace(manifest, files={name: hash_file(folder / name) for name in sorted(names)})
 
 
+def _quantise(
+    arguments: argparse.Namespace,
+    graph: ir.Model,
+    scheme: Scheme,
+    size: Size,
+    manifest: Manifest,
+    folder: Path,
+    say: Say,
+) -> Manifest:
+    """Calibrate and quantise the graph in place; return the manifest with what was warned of."""
+    if arguments.ranges:
+        calibration = Calibration(ranges=Ranges.load(arguments.ranges))
+    else:
+        images = load_calibration_images(
+            arguments.calibration_images, size, arguments.num_calibration_images, arguments.seed
+        )
+        calibration = Calibration(images, arguments.calibration_method)
+    calibration = replace(calibration, progress=not arguments.json)
+    ranges = calibrate(graph, scheme, calibration)
+    ranges.save(folder / RANGES_NAME)
+    products = quantise_model(graph, scheme, ranges)
+    say(f"{scheme.name}: {len(products)} products, ranges by {ranges.method} of {ranges.source}")
+    return replace(manifest, warnings=manifest.warnings + ranges.warnings)
+
+
 def _build_engines(
     arguments: argparse.Namespace, targets: Sequence[Target], folder: Path, say: Say
 ) -> TargetBuilds:
@@ -201,6 +239,8 @@ def _build_engines(
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
     )
+    if arguments.precision == "fp8":
+        options = replace(options, compute_capabilities=FP8_CAPABILITIES)
     if arguments.compute_capability:
         options = replace(options, compute_capabilities=tuple(arguments.compute_capability))
     return build_targets(
@@ -213,6 +253,19 @@ def _build_engines(
         progress=not arguments.json,
         report=say,
     )
+
+
+def _write_precisions(builds: TargetBuilds, manifest: Manifest, folder: Path) -> Manifest:
+    """Write what precision each product was asked in and runs in, by engine."""
+    if not builds.audits:
+        return manifest
+    document = {
+        file: {name: {"asked": asked, "obtained": got} for name, (asked, got) in a.products.items()}
+        for file, a in builds.audits.items()
+    }
+    write_bytes(folder / PRECISIONS_NAME, json.dumps(document, indent=1).encode())
+    hashed = {PRECISIONS_NAME: hash_file(folder / PRECISIONS_NAME)}
+    return replace(manifest, files=manifest.files | hashed)
 
 
 def _verify(

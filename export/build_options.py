@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from calibration.observers import Method
+from calibration.quantization import DEFAULT_METHOD
+from calibration.scheme import SCHEMES
 from segvit.cli import parse_size
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -27,6 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_model_options(parser.add_argument_group("model"))
     _add_graph_options(parser)
     _add_engine_options(parser.add_argument_group("engines"))
+    _add_calibration_options(parser.add_argument_group("calibration, with --int8 and --fp8"))
     check = parser.add_argument_group("verification")
     check.add_argument("--images", type=Path, metavar="DIR", help="folder of images to verify on")
     check.add_argument(
@@ -46,7 +51,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.random_weights and arguments.checkpoint:
         parser.error("--random-weights and --checkpoint exclude each other")
+    if arguments.ranges and arguments.calibration_images:
+        parser.error("--ranges and --calibration-images exclude each other")
+    if (arguments.ranges or arguments.calibration_images) and arguments.precision not in SCHEMES:
+        parser.error("--ranges and --calibration-images: only with --int8 or --fp8")
     return arguments
+
+
+def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--calibration-images", type=Path, metavar="DIR",
+        help="none of them verifies (default: land-cover training tiles)")  # fmt: skip
+    add("--num-calibration-images", type=_positive, default=256, metavar="N", help="default 256")
+    add("--calibration-method", choices=get_args(Method), default=DEFAULT_METHOD,
+        help="what ranges are taken from (default %(default)s)")  # fmt: skip
+    add("--ranges", type=Path, metavar="FILE", help="ranges.json of the same graph, for no images")
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
@@ -61,7 +80,11 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("graph")
     precision = group.add_mutually_exclusive_group()
-    for name, what in (("fp32", "the default"), ("fp16", "half"), ("bf16", "bfloat16")):
+    for name, what in (
+        ("fp32", "the default"), ("fp16", "half"), ("bf16", "bfloat16"),
+        ("int8", "encoder's linears INT8, the rest half"),
+        ("fp8", "encoder's linears FP8, the rest half; needs SM89 or later"),
+    ):  # fmt: skip
         precision.add_argument(
             f"--{name}", dest="precision", action="store_const", const=name,
             default="fp32", help=f"precision: {what}",

@@ -51,6 +51,8 @@ GATES = {
     "fp32": Gate(pixel_agreement=0.9999, miou_drop=0.0005, score_rms=1e-5),
     "fp16": Gate(pixel_agreement=0.999, miou_drop=0.001, score_rms=2e-3),
     "bf16": Gate(pixel_agreement=0.992, miou_drop=0.008, score_rms=1.6e-2),
+    "int8": Gate(pixel_agreement=0.985, miou_drop=0.005, score_rms=5e-2),
+    "fp8": Gate(pixel_agreement=0.985, miou_drop=0.005, score_rms=5e-2),
 }
 
 
