@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 
-from engines.build_targets import TargetBuilds, build_targets
+from engines.build_targets import TargetBuilds, build_targets, default_capabilities
 from engines.graph import load_without_weights
 from engines.target import AUTO, Target, parse_targets
 from engines.trt_builder import BuildOptions
@@ -103,16 +103,15 @@ def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
 
 
-def _build_options(arguments: argparse.Namespace, batch: Batch) -> BuildOptions:
+def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) -> BuildOptions:
     options = BuildOptions(
         batch=batch,
         workspace_mib=arguments.workspace,
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
     )
-    if arguments.compute_capability:
-        options = replace(options, compute_capabilities=tuple(arguments.compute_capability))
-    return options
+    capabilities = arguments.compute_capability or default_capabilities(precision)
+    return replace(options, compute_capabilities=tuple(capabilities))
 
 
 def _extend_artifact(folder: Path, arguments: argparse.Namespace) -> tuple[Manifest, TargetBuilds]:
@@ -170,7 +169,7 @@ def _build(
     return build_targets(
         onnx_path,
         targets,
-        _build_options(arguments, manifest.batch),
+        _build_options(arguments, manifest.batch, manifest.precision),
         manifest.precision,
         folder,
         allow_unfused=arguments.allow_unfused,

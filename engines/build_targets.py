@@ -114,6 +114,12 @@ def build_targets(
     )
 
 
+def default_capabilities(precision: str) -> tuple[str, ...]:
+    """Return the GPUs that TensorRT-RTX compiles for unless others are named."""
+    names = BuildOptions().compute_capabilities
+    return tuple(n for n in names if precision != "fp8" or _number(n) >= _OLDEST_FP8)
+
+
 def engine_stem(target: Target, compute_capabilities: Sequence[str]) -> str:
     """Return the name of an engine's files, such as `trt-rtx-sm86-sm89`."""
     return "-".join((target, *(name.lower() for name in compute_capabilities)))

@@ -23,7 +23,7 @@ from calibration.images import load_calibration_images
 from calibration.quantization import Calibration, calibrate, quantise_model
 from calibration.ranges import RANGES_NAME, Ranges
 from calibration.scheme import SCHEMES, Scheme
-from engines.build_targets import TargetBuilds, build_targets
+from engines.build_targets import TargetBuilds, build_targets, default_capabilities
 from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
@@ -54,7 +54,6 @@ ONNX_NAME = "model.onnx"
 GOLDEN_NAME = "golden.npz"
 GOLDEN_IMAGES = 4
 PRECISIONS_NAME = "build.json"
-FP8_CAPABILITIES = ("SM89", "SM120")  # of the GPUs that are built for by default, those with FP8
 # ONNX files hold at most 2 GB; larger weights go beside them.
 EXTERNAL_DATA_BYTES = 2_000_000_000
 Say = Callable[[str], None]
@@ -239,10 +238,8 @@ def _build_engines(
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
     )
-    if arguments.precision == "fp8":
-        options = replace(options, compute_capabilities=FP8_CAPABILITIES)
-    if arguments.compute_capability:
-        options = replace(options, compute_capabilities=tuple(arguments.compute_capability))
+    capabilities = arguments.compute_capability or default_capabilities(arguments.precision)
+    options = replace(options, compute_capabilities=tuple(capabilities))
     return build_targets(
         folder / ONNX_NAME,
         targets,

@@ -1,0 +1,109 @@
+"""`export.build --int8` and `--fp8`: ranges kept and reused, precisions audited, bad input."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from calibration.ranges import Ranges
+from export.build import main
+from export.manifest import Manifest
+from segvit.checkpoint import save_checkpoint
+from segvit.cli import run_main
+from tests.tiny_models import make_config, make_model, random_images
+
+DTYPES = {"int8": onnx.TensorProto.INT8, "fp8": onnx.TensorProto.FLOAT8E4M3FN}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint, and images to calibrate and to verify on."""
+    place = tmp_path_factory.mktemp("quantised")
+    save_checkpoint(make_model(make_config()), place / "tiny.safetensors")
+    for folder, count, seed in (("calibrate", 32, 1), ("verify", 4, 2)):
+        (place / folder).mkdir()
+        for index, image in enumerate(random_images(count, 64, 64, seed)):
+            cv2.imwrite(str(place / folder / f"{index}.png"), np.ascontiguousarray(image))
+    return place
+
+
+def _options(place: Path, precision: str, name: str) -> list[str]:
+    return ["--checkpoint", str(place / "tiny.safetensors"), f"--{precision}", "--images",
+            str(place / "verify"), "--out", str(place / name)]  # fmt: skip
+
+
+@pytest.mark.trt_rtx
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_every_product_asked_for_is_obtained(place: Path, precision: str) -> None:
+    options = _options(place, precision, precision)
+    options += ["--calibration-images", str(place / "calibrate"), "--allow-unfused", "--target",
+                "ort", "trt-rtx", "--compute-capability", "SM89"]  # fmt: skip
+    assert main(options) == 0
+    out = place / precision
+    manifest = Manifest.read(out)
+    assert {"ranges.json", "build.json", "model.onnx"} < set(manifest.files)
+    assert manifest.precision == precision
+    assert manifest.parity is not None
+    products = json.loads((out / "build.json").read_text())["trt-rtx-sm89.engine"]
+    wanted = {"int8": "Int8", "fp8": "FP8"}[precision]
+    low = {name: found for name, found in products.items() if found["asked"] == wanted}
+    assert len(low) == (1 + 4 * 3 if precision == "int8" else 4 * 3)
+    assert all(found["obtained"] == wanted for found in low.values())
+    stored = [t for t in onnx.load(out / "model.onnx").graph.initializer if len(t.dims) == 2]
+    assert sum(tensor.data_type == DTYPES[precision] for tensor in stored) == len(low)
+    assert Ranges.load(out / "ranges.json").images == 32
+
+
+def test_ranges_serve_a_second_build_and_no_other_graph(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _options(place, "int8", "first")
+    folder = ["--calibration-images", str(place / "calibrate"), "--target", "ort"]
+    assert main([*first, *folder]) == 0
+    ranges = str(place / "first" / "ranges.json")
+    assert main([*_options(place, "int8", "second"), "--ranges", ranges, "--target", "ort"]) == 0
+    hashes = [Manifest.read(place / name).files["model.onnx"] for name in ("first", "second")]
+    assert hashes[0] == hashes[1]
+    other = [*_options(place, "int8", "third"), "--output", "scores", "--ranges", ranges]
+    _fails(capsys, 1, "ranges are of another graph", [*other, "--target", "ort"])
+    assert not (place / "third").exists()
+
+
+def test_few_images_are_a_warning_that_the_manifest_keeps(place: Path) -> None:
+    options = _options(place, "int8", "few")
+    assert main([*options, "--calibration-images", str(place / "verify"), "--target", "ort"]) == 0
+    assert any("4 " in warning for warning in Manifest.read(place / "few").warnings)
+
+
+def _fails(
+    capsys: pytest.CaptureFixture[str], code: int, message: str, options: Sequence[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main, options)
+    assert stopped.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fp8, int8 = _options(place, "fp8", "bad"), _options(place, "int8", "bad")
+    images = ["--calibration-images", str(place / "calibrate")]
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(grey / f"{index}.png"), np.full((64, 64, 3), 90, np.uint8))
+    for code, message, options in (
+        (1, "compute capability SM86 has no FP8: expected SM89 or later",
+         [*fp8, *images, "--target", "trt-rtx", "--compute-capability", "SM86"]),
+        (1, "one colour", [*int8, "--calibration-images", str(grey)]),
+        (1, "no such image, folder or pattern", [*int8, "--calibration-images", "nowhere"]),
+        (1, "counts steps of equal size, which fp8 does not have",
+         [*fp8, *images, "--calibration-method", "mse"]),
+        (2, "only with --int8 or --fp8", [*_options(place, "fp16", "bad"), *images]),
+        (2, "--ranges and --calibration-images exclude", [*int8, *images, "--ranges", "x"]),
+    ):  # fmt: skip
+        _fails(capsys, code, message, options)
+    assert not (place / "bad").exists()
