@@ -137,8 +137,9 @@ def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str
 
 def _check_capabilities(precision: str, options: BuildOptions) -> None:
     """Refuse GPUs without the precision, before anything is built."""
-    lacking = [name for name in options.compute_capabilities if _number(name) < _OLDEST_FP8]
-    if precision == "fp8" and lacking:
+    names = [name.upper() for name in options.compute_capabilities]
+    lacking = [name for name in names if precision == "fp8" and _number(name) < _OLDEST_FP8]
+    if lacking:
         raise ValueError(
             f"compute capability {', '.join(lacking)} has no FP8: expected SM{_OLDEST_FP8} or "
             "later; leave it out, or build with --int8"
