@@ -11,6 +11,7 @@ from typing import get_args
 import onnx
 import onnx_ir as ir
 
+from calibration.float_graph import read_float_graph, read_input_size
 from calibration.images import load_calibration_images
 from calibration.observers import Method
 from calibration.quantization import DEFAULT_METHOD, Calibration, calibrate, quantise_model
@@ -32,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
     scheme = SCHEMES[arguments.precision]
     _check_out(arguments.out)
-    model = _read_model(arguments.onnx)
+    model = read_float_graph(arguments.onnx)
     ranges = Ranges.load(arguments.ranges) if arguments.ranges else None
     images = None
     if ranges is None:
-        size = _input_size(model, arguments.onnx)
+        size = read_input_size(model, arguments.onnx)
         images = load_calibration_images(
             arguments.images, size, arguments.num_images, arguments.seed
         )
@@ -68,27 +69,6 @@ def _check_out(folder: Path) -> None:
             f"'{folder}' holds files but no {RANGES_NAME} and will not be replaced; give --out a "
             "new or empty folder"
         )
-
-
-def _read_model(path: Path) -> ir.Model:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such ONNX file", str(path))
-    try:
-        return ir.load(path)
-    except Exception as error:  # protobuf raises its own types, which differ between versions
-        raise ValueError(f"'{path}' is no ONNX model: {error}") from error
-
-
-def _input_size(model: ir.Model, path: Path) -> tuple[int, int]:
-    inputs = model.graph.inputs
-    shape = inputs[0].shape if len(inputs) == 1 else None
-    sides = list(shape)[1:3] if shape is not None and len(shape) == 4 else []
-    if len(sides) == 2 and all(isinstance(side, int) for side in sides):
-        return int(str(sides[0])), int(str(sides[1]))
-    raise ValueError(
-        f"'{path}' has no single input (B, H, W, 3) of fixed size; give one that python -m "
-        "export.build made"
-    )
 
 
 def _save(model: ir.Model, path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import get_args
 import numpy as np
 import onnx_ir as ir
 
+from calibration.float_graph import read_float_graph, read_input_size
 from calibration.layer_errors import (
     Grouping,
     HeldOutImages,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_folder(arguments.out)
     path = arguments.out / RESULTS_NAME
     scheme = SCHEMES[arguments.precision]
-    model = _read_model(arguments.onnx)
+    model = read_float_graph(arguments.onnx)
     class_names = _read_class_names(model, arguments.onnx)
     earlier = _load(path) if arguments.resume and path.exists() else None
     graph_sha256 = hash_graph(model)
@@ -129,7 +130,7 @@ def _prepare(
         arguments.images,
         None if arguments.ranges else arguments.calibration_images or arguments.images,
         (arguments.num_images, 0 if given else arguments.num_calibration_images),
-        _read_size(model, arguments.onnx),
+        read_input_size(model, arguments.onnx),
         class_names,
         arguments.seed,
     )
@@ -163,21 +164,6 @@ def _check_setup(path: Path, found: Setup, expected: Setup) -> None:
             )
 
 
-def _read_model(path: Path) -> ir.Model:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such ONNX file", str(path))
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf raises its own types, which differ between versions
-        raise ValueError(f"'{path}' is no ONNX model: {error}") from error
-    precision = model.metadata_props.get("precision", '"fp32"').strip('"')
-    if precision not in ("fp32", "fp16"):
-        raise ValueError(
-            f"'{path}': expected a float graph in fp32 or fp16, got {precision}; build with --fp16"
-        )
-    return model
-
-
 def _read_class_names(model: ir.Model, path: Path) -> tuple[str, ...]:
     try:
         names = json.loads(model.metadata_props.get("classes", "null"))
@@ -189,18 +175,6 @@ def _read_class_names(model: ir.Model, path: Path) -> tuple[str, ...]:
             "give a file that python -m export.build made"
         )
     return tuple(map(str, names))
-
-
-def _read_size(model: ir.Model, path: Path) -> tuple[int, int]:
-    inputs = model.graph.inputs
-    shape = inputs[0].shape if len(inputs) == 1 else None
-    sides = list(shape)[1:3] if shape is not None and len(shape) == 4 else []
-    if len(sides) == 2 and all(isinstance(side, int) for side in sides):
-        return int(str(sides[0])), int(str(sides[1]))
-    raise ValueError(
-        f"'{path}' has no single input (B, H, W, 3) of fixed size; give one that python -m "
-        "export.build made"
-    )
 
 
 def _describe_calibration(arguments: argparse.Namespace) -> str:
