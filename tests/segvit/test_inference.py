@@ -74,6 +74,14 @@ def test_sliding_windows(name: str) -> None:
     assert (labels == resized.argmax(axis=0)).all()
 
 
+def test_windows_of_two_images() -> None:
+    """The original took an image and its mirror image as one batch."""
+    for index, image in enumerate((_image("img"), _image("img")[:, ::-1])):
+        scores = score_slide(_predictor("base_s0"), image, CROP, STRIDE, FILL, batch_size=4)
+        expected = _golden("base_s0/slide_batch2_first_seg")[index]
+        assert (label_scores(scores, (75, 113)) == expected).mean() >= GOLDEN_LABELS
+
+
 def test_two_scales_and_flips() -> None:
     """Views of two sizes, each also flipped; all averaged at the original size."""
     predict = _predictor("base_s0")
@@ -94,6 +102,8 @@ def test_whole_and_flipped() -> None:
     _, flipped = score_views(_predictor("base_s0"), image, protocol, FILL)
     prob = average_views(iter([flipped]), (90, 70))
     assert np.abs(prob - _golden("base_s0/whole_prob_flip")[0]).max() < GOLDEN_SCORES
+    labels = prob.argmax(axis=0)
+    assert (labels == _golden("base_s0/whole_seg_flip")[0]).mean() >= GOLDEN_LABELS
 
 
 @pytest.mark.parametrize("row", TABLE["table"], ids=lambda r: f"{r['h']}x{r['w']}")

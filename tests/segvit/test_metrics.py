@@ -22,6 +22,11 @@ def test_metrics_are_the_protocol_s(case: dict[str, object]) -> None:
                 arrays[f"{prefix}/gt{index}"],
                 reduce_zero_label=bool(case["reduce_zero_label"]),
             )
+        counts = matrix.counts
+        true, found, hits = counts[:-1].sum(axis=1), counts.sum(axis=0), counts.diagonal()
+        totals = {"label": true, "pred": found, "intersect": hits, "union": true + found - hits}
+        for name, total in totals.items():
+            assert (total == arrays[f"{prefix}/total_{name}"]).all()
         metrics = matrix.compute()
         np.testing.assert_allclose(metrics.iou, arrays[f"{prefix}/IoU"], atol=1e-12)
         np.testing.assert_allclose(metrics.accuracy, arrays[f"{prefix}/Acc"], atol=1e-12)

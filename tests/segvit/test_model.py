@@ -1,11 +1,15 @@
 """The reference model against frozen outputs of the original implementation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from segvit.atm import Prediction
 from segvit.checkpoint import load_checkpoint
-from segvit.model import SegViT, build_model
+from segvit.model import SegViT, build_model, mix_classes
 from tests.tiny_models import GOLDEN, make_config, make_model
 from tests.tolerances import GOLDEN_LABELS, GOLDEN_SCORES
 
@@ -76,6 +80,47 @@ def test_layer_norm_epsilons_are_the_original_s() -> None:
             if scaled:
                 parameter.mul_(1e-3)
         _assert_scores(model(_golden("base_s0")["img"]), golden["eps/pred"])
+
+
+def test_a_class_token_that_stays_in_the_encoder() -> None:
+    """The original can keep it too; its published models do not."""
+    published = load_checkpoint(GOLDEN / "base_s0.pth")
+    model = build_model(replace(published.config, keeps_prefix=True))
+    model.load_state_dict(published.state_dict())
+    golden, image = _golden("extras"), _golden("base_s0")["img"]
+    with torch.inference_mode():
+        tokens, grid = model.backbone(image)[-1]
+        features = tokens.transpose(1, 2).unflatten(2, grid)
+        torch.testing.assert_close(features, golden["withcls/feat_last"], atol=1e-5, rtol=1e-5)
+        _assert_scores(model(image), golden["withcls/pred"])
+
+
+def test_a_norm_behind_the_encoder() -> None:
+    golden = _golden("extras")
+    model = load_checkpoint(GOLDEN / "base_s0.pth")
+    with torch.inference_mode():
+        *taps, (tokens, grid) = model.backbone(_golden("base_s0")["img"])
+        weight, bias = (golden[f"finalnorm/ln1.{name}"] for name in ("weight", "bias"))
+        normed = F.layer_norm(tokens, weight.shape, weight, bias, model.config.norm_eps)
+        final = model.decode_head([*taps, (normed, grid)])[-1]
+        _assert_scores(mix_classes(final, (64, 64), (64, 64)), golden["finalnorm/pred"])
+
+
+def test_odd_token_counts() -> None:
+    """The original's head, given a class token as well, attends to it and drops it from masks."""
+    golden = _golden("extras")
+    head = load_checkpoint(GOLDEN / "base_s0.pth").decode_head
+    with torch.inference_mode():
+        queries, masks = head.query_embed.weight.expand(2, -1, -1), torch.zeros(2, 7, 16)
+        for index, (projection, stage) in enumerate(
+            zip(head.projections, head.stages, strict=True)
+        ):
+            memory = projection(golden[f"oddtok/in{2 - index}"])  # deepest first
+            for layer in stage:
+                queries, stage_masks = layer(queries, memory)
+            masks = masks + stage_masks[:, :, 1:]
+        final = Prediction(head.class_embed(queries), masks.unflatten(2, (4, 4)))
+        _assert_scores(mix_classes(final, (64, 64), (64, 64)), golden["oddtok/pred"])
 
 
 def _without_dropout(model: SegViT) -> SegViT:
