@@ -72,7 +72,7 @@ SCHEMES = {
             (
                 _QKV,
                 # fc1 stays: in FP16 its GELU is one kernel with it, and writes FP8.
-                LayerRule(r"encoder/\d+/(proj|fc2)/MatMul", "tensor"),
+                LayerRule(r"encoder/\d+/(proj|fc2)/MatMul", "channel"),
             ),
         ),
     )

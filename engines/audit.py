@@ -26,8 +26,8 @@ PRECISION_DATATYPES = {
     "int8": "Int8",
     "fp8": "FP8",
 }
-# Precisions in which the compilers fuse attention. In FP32 none of them ever does.
 _QUANTISED = frozenset({"Int8", "FP8"})
+# Precisions in which the compilers fuse attention. In FP32 none of them ever does.
 _FUSING = frozenset({"Half", "BFloat16", "Int8", "FP8"})
 # The first part of a node's name is the module it comes from (export.passes.node_names).
 _PARTS = {"patch_embed": "patch embed", "encoder": "encoder", "head": "head", "tail": "tail"}

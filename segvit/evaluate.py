@@ -225,7 +225,8 @@ def _identify(
 ) -> dict[str, Any]:
     """Return all that the result depends on."""
     names = "\n".join(data.name(index) for index in range(len(data)))
-    options = ("dataset", "split", "mode", "multi_scale", "flip", "image_size", "reduce_zero_label")
+    options = ("dataset", "split", "mode", "multi_scale", "flip", "image_size",
+               "reduce_zero_label", "skip_unreadable")  # fmt: skip
     return {
         "model": model.sha256,
         **{option.replace("_", "-"): getattr(arguments, option) for option in options},

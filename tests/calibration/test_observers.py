@@ -144,7 +144,7 @@ def test_histogram_is_exact_under_doubling(parts: list[NDArray[np.float32]]) -> 
     assert observer.amax == magnitudes.max()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(parts=PARTS, order=st.randoms(use_true_random=False))
 def test_order_does_not_matter(parts: list[NDArray[np.float32]], order: object) -> None:
     shuffled = list(parts)
@@ -154,7 +154,7 @@ def test_order_does_not_matter(parts: list[NDArray[np.float32]], order: object) 
         assert first.limit(method, 127) == second.limit(method, 127)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(parts=PARTS, method=st.sampled_from(METHODS), largest=st.sampled_from([1, 7, 127, 448]))
 def test_limit_is_positive_and_at_most_amax(
     parts: list[NDArray[np.float32]], method: Method, largest: int
@@ -173,7 +173,7 @@ def test_more_data_never_lowers_amax(
     assert observer.limit("amax", 127) >= before
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, largest=st.sampled_from([7, 127]))
 def test_mse_is_not_worse_than_amax_on_the_values(seed: int, largest: int) -> None:
     values = heavy_tailed(seed)
@@ -184,7 +184,7 @@ def test_mse_is_not_worse_than_amax_on_the_values(seed: int, largest: int) -> No
     assert math.sqrt(error) <= allowed
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, percentile=st.sampled_from([50.0, 99.0, 99.99]))
 def test_percentile_is_numpy_s_within_a_bin(seed: int, percentile: float) -> None:
     values = heavy_tailed(seed)
