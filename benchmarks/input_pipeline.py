@@ -100,8 +100,10 @@ def _read_pairs(photos: FolderDataset, count: int) -> int:
 def _one_thread() -> Iterator[None]:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _draw_batches(photos: FolderDataset, steps: int, batch_size: int, workers: int) -> int:

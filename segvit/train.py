@@ -8,8 +8,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -104,13 +104,23 @@ class TrainingRun:
 
     def train(self) -> int:
         """Train to the last step; return the exit code, 130 after Ctrl-C."""
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        share = self.settings.batch_size // world
         if self.fabric.is_global_zero:
             make_folder(self.out)
             self.log.keep_until(self.step)
-        previous = signal.signal(signal.SIGINT, self._interrupt)
         start = time.perf_counter()
+        with self._hearing_interrupts():
+            metrics = self._take_steps()
+            if self.fabric.is_global_zero:
+                self._save("last")
+                self._report(metrics, time.perf_counter() - start)
+            self.fabric.barrier()
+        # The launcher kills all processes, saving or not, once one that it started ends with 130.
+        return 130 if self._stopping and self.fabric.is_global_zero else 0
+
+    def _take_steps(self) -> SegmentationMetrics | None:
+        """Take all steps that are left, or those until Ctrl-C; return the last evaluation."""
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        share = self.settings.batch_size // world
         steps = range(self.step, self.settings.max_steps)
         indices = range(rank * share, (rank + 1) * share)
         progress = tqdm(
@@ -131,13 +141,16 @@ class TrainingRun:
                     self._log(losses, None)
                 if self._stopping:
                     break
-        if self.fabric.is_global_zero:
-            self._save("last")
-            self._report(metrics, time.perf_counter() - start)
-        self.fabric.barrier()
-        signal.signal(signal.SIGINT, previous)
-        # The launcher kills all processes, saving or not, once one that it started ends with 130.
-        return 130 if self._stopping and self.fabric.is_global_zero else 0
+        return metrics
+
+    @contextmanager
+    def _hearing_interrupts(self) -> Iterator[None]:
+        """Let Ctrl-C end the run after its step, whatever ends the block."""
+        previous = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True  # the step goes on to its end, so that the state is a whole one

@@ -1,5 +1,6 @@
 """`segvit.train`'s options: recipes and what overrides them, data sets, and bad input."""
 
+import signal
 from pathlib import Path
 
 import cv2
@@ -108,6 +109,7 @@ def test_a_diverging_loss_is_an_error(
 ) -> None:
     options = ("--out", tmp_path / "run", "--learning-rate", 1e30, "--max-steps", 4)
     _fails(capsys, 1, "lower --learning-rate", *options, *folder)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C works again
 
 
 def test_runs_are_not_mixed_up(
