@@ -80,52 +80,94 @@ def group_products(names: Sequence[str], by: Grouping) -> dict[str, frozenset[st
     return groups
 
 
-def measure_layer_errors(
-    model: ir.Model,
-    scheme: Scheme,
-    ranges: Ranges,
-    groups: Mapping[str, frozenset[str]],
-    images: NDArray[np.uint8],
-    truth: NDArray[np.integer] | None,
-    num_classes: int,
-    progress: bool = True,
-) -> Iterator[LayerError]:
-    """Yield what each group costs when it alone is quantised, in the order of `groups`.
+class ErrorMeter:
+    """Measures quantised forms of a float graph against it.
 
     Args:
         model: the float graph, FP32 or FP16, labels or scores out; left as it is.
         scheme: what a quantised product becomes.
         ranges: of this graph.
-        groups: names of products of the scheme, by the name of their group.
         images: `(n, H, W, 3)` of the graph's size, best none that the ranges were measured on.
         truth: `(n, H, W)`, 255 ignored, or None.
         num_classes: K.
-        progress: show a bar over the groups.
 
     Raises:
-        ValueError: if there are no images, a group is empty or names no product of the scheme, or
-            scores are not finite; the group is named.
+        ValueError: if there are no images.
     """
-    if len(images) == 0:
-        raise ValueError("held-out images: expected at least one, got none; see --images")
-    products = _name_products(model, scheme)
-    _check_groups(groups, products, scheme)
-    reference = _FloatScores(_open_reader(model, "fp32", num_classes))
-    batch = _read_batch(model)
-    for name, group in tqdm(groups.items(), desc="measure", unit="group", disable=not progress):
-        quantised = model.clone()
-        quantise_model(quantised, scheme, ranges, products - group)
-        reader = _open_reader(quantised, scheme.name, num_classes)
-        report = compare(reference, reader, images, truth, num_classes, batch, show_progress=False)
+
+    def __init__(
+        self,
+        model: ir.Model,
+        scheme: Scheme,
+        ranges: Ranges,
+        images: NDArray[np.uint8],
+        truth: NDArray[np.integer] | None,
+        num_classes: int,
+    ) -> None:
+        if len(images) == 0:
+            raise ValueError("held-out images: expected at least one, got none; see --images")
+        self._model, self._scheme, self._ranges = model, scheme, ranges
+        self._images, self._truth, self._num_classes = images, truth, num_classes
+        self._products = _name_products(model, scheme)
+        self._reference = _FloatScores(_open_reader(model, "fp32", num_classes))
+
+    def check_group(self, name: str, group: frozenset[str]) -> None:
+        """Raise ValueError where a group is empty or names no product of the scheme."""
+        if not group or group - self._products:
+            raise ValueError(
+                f"group '{name}': expected products that {self._scheme.name} quantises, got "
+                f"{', '.join(sorted(group - self._products)) or 'none'}"
+            )
+
+    def measure(self, name: str, group: frozenset[str]) -> LayerError:
+        """Return what quantising a group of products, and nothing else, costs.
+
+        Raises:
+            ValueError: as `check_group`, or if scores are not finite; the group is named.
+        """
+        self.check_group(name, group)
+        quantised = self._model.clone()
+        quantise_model(quantised, self._scheme, self._ranges, self._products - group)
+        reader = _open_reader(quantised, self._scheme.name, self._num_classes)
+        report = compare(
+            self._reference, reader, self._images, self._truth, self._num_classes,
+            _read_batch(self._model), show_progress=False,
+        )  # fmt: skip
         if not math.isfinite(report.score_rms):
             raise ValueError(
-                f"'{name}' in {scheme.name}: expected finite scores, got some that are not; build "
-                "the float graph with --fp32"
+                f"'{name}' in {self._scheme.name}: expected finite scores, got some that are not; "
+                "build the float graph with --fp32"
             )
         drop = None
         if report.miou is not None and report.miou_reference is not None:
             drop = 100 * (report.miou_reference - report.miou)
-        yield LayerError(name, report.score_rms, report.pixel_agreement, drop)
+        return LayerError(name, report.score_rms, report.pixel_agreement, drop)
+
+    def label_floats(self) -> NDArray[np.integer]:
+        """Return the float graph's own labels of the images, `(n, H, W)`."""
+        batch, count = _read_batch(self._model), len(self._images)
+        starts = range(0, count, batch)
+        parts = [self._reference(self._images[np.arange(s, s + batch) % count]) for s in starts]
+        return np.concatenate([part.labels for part in parts])[:count]
+
+
+def measure_layer_errors(
+    meter: ErrorMeter, groups: Mapping[str, frozenset[str]], progress: bool = True
+) -> Iterator[LayerError]:
+    """Yield what each group costs when it alone is quantised, in the order of `groups`.
+
+    Args:
+        meter: of the float graph.
+        groups: names of products of the scheme, by the name of their group.
+        progress: show a bar over the groups.
+
+    Raises:
+        ValueError: as `ErrorMeter.measure`, before anything is measured where a group is wrong.
+    """
+    for name, group in groups.items():
+        meter.check_group(name, group)
+    for name, group in tqdm(groups.items(), desc="measure", unit="group", disable=not progress):
+        yield meter.measure(name, group)
 
 
 def draw_images(
@@ -198,17 +240,6 @@ class _FloatScores:
 
 def _name_products(model: ir.Model, scheme: Scheme) -> frozenset[str]:
     return frozenset(str(node.name) for node, _ in list_products(model.graph, scheme))
-
-
-def _check_groups(
-    groups: Mapping[str, frozenset[str]], products: frozenset[str], scheme: Scheme
-) -> None:
-    for name, group in groups.items():
-        if not group or group - products:
-            raise ValueError(
-                f"group '{name}': expected products that {scheme.name} quantises, got "
-                f"{', '.join(sorted(group - products)) or 'none'}"
-            )
 
 
 def _open_reader(model: ir.Model, precision: str, num_classes: int) -> ScoreReader:

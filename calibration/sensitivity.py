@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from calibration.float_graph import read_float_graph, read_input_size
 from calibration.layer_errors import (
+    ErrorMeter,
     Grouping,
     HeldOutImages,
     LayerError,
@@ -101,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = {layer.name for layer in results.layers}
     missing = {name: group for name, group in groups.items() if name not in done}
     if missing:
-        for layer in measure_layer_errors(
-            model, scheme, ranges, missing, held_out.images, held_out.truth, len(class_names),
-            not arguments.json,
-        ):  # fmt: skip
+        meter = ErrorMeter(
+            model, scheme, ranges, held_out.images, held_out.truth, len(class_names)
+        )
+        for layer in measure_layer_errors(meter, missing, not arguments.json):
             results = replace(results, layers=(*results.layers, layer))
             results.save(path)
     _write_outputs(results, arguments.out, arguments.onnx)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration import layer_errors, sensitivity
-from calibration.layer_errors import draw_images, group_products, measure_layer_errors
+from calibration.layer_errors import ErrorMeter, draw_images, group_products, measure_layer_errors
 from calibration.qdq_insertion import list_products
 from calibration.quantization import Calibration, calibrate
 from calibration.ranges import Ranges
@@ -33,6 +33,10 @@ def _calibrate(model: ir.Model) -> Ranges:
 
 def _products(model: ir.Model) -> list[str]:
     return [str(node.name) for node, _ in list_products(model.graph, INT8)]
+
+
+def _meter(model: ir.Model, ranges: Ranges) -> ErrorMeter:
+    return ErrorMeter(model, INT8, ranges, IMAGES[:2], None, 7)
 
 
 def _spoil(model: ir.Model) -> None:
@@ -75,7 +79,7 @@ def test_an_uneven_layer_comes_out_worst() -> None:
     names = _products(model)
     groups = group_products(names[4:], "layer")
     ranges = _calibrate(model)
-    errors = list(measure_layer_errors(model, INT8, ranges, groups, IMAGES[:2], None, 7, False))
+    errors = list(measure_layer_errors(_meter(model, ranges), groups, False))
     assert [error.name for error in errors] == list(groups)
     worst, second = sorted(errors, key=lambda error: -error.score_rms)[:2]
     assert worst.name == WORST
@@ -88,7 +92,7 @@ def test_a_group_costs_more_than_its_parts() -> None:
     model = traced_graph()
     names = _products(model)
     groups = {"all": frozenset(names), "one": frozenset(names[1:2])}
-    errors = measure_layer_errors(model, INT8, _calibrate(model), groups, IMAGES[:2], None, 7)
+    errors = measure_layer_errors(_meter(model, _calibrate(model)), groups, False)
     everything, one = list(errors)
     assert everything.score_rms > one.score_rms > 0
 
@@ -103,7 +107,8 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model, truth = traced_graph(), np.array([[[0, 1]]])
     groups = {"one": frozenset(_products(model)[:1])}
     ranges = _calibrate(model)
-    (error,) = measure_layer_errors(model, INT8, ranges, groups, IMAGES[:1], truth, 2, False)
+    meter = ErrorMeter(model, INT8, ranges, IMAGES[:1], truth, 2)
+    (error,) = measure_layer_errors(meter, groups, False)
     # IoU falls from 1 and 1 to a half and 0.
     assert error == layer_errors.LayerError("one", 0.25, 0.5, 75.0)
 
@@ -142,11 +147,11 @@ def test_groups_of_something_else_are_refused() -> None:
     model = traced_graph()
     ranges = _calibrate(model)
     for group in (frozenset[str](), frozenset({"head/MatMul"})):
-        errors = measure_layer_errors(model, INT8, ranges, {"odd": group}, IMAGES[:1], None, 7)
+        errors = measure_layer_errors(_meter(model, ranges), {"odd": group})
         with pytest.raises(ValueError, match="group 'odd': expected products that int8 quantises"):
             next(errors)
     with pytest.raises(ValueError, match="expected at least one, got none"):
-        next(measure_layer_errors(model, INT8, ranges, {}, IMAGES[:0], None, 7))
+        ErrorMeter(model, INT8, ranges, IMAGES[:0], None, 7)
 
 
 def test_no_image_is_drawn_twice(photos: Path) -> None:
@@ -189,9 +194,9 @@ def test_resume_measures_what_is_missing(
     measured = []
     real = measure_layer_errors
 
-    def watch(model, scheme, ranges, groups, *rest):  # type: ignore[no-untyped-def]
+    def watch(meter, groups, *rest):  # type: ignore[no-untyped-def]
         measured.extend(groups)
-        return real(model, scheme, ranges, groups, *rest)
+        return real(meter, groups, *rest)
 
     monkeypatch.setattr(sensitivity, "measure_layer_errors", watch)
     assert _run(onnx_path, photos, "--by", "block", "--resume") == 0
