@@ -5,7 +5,9 @@ Shapes: `C` input channels, `D` output channels of a product.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,22 +16,47 @@ from numpy.typing import NDArray
 from calibration.scheme import Granularity, LayerRule, Scheme
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+_ENCODER_SOFTMAX = re.compile(r"encoder/\d+/(.*/)?Softmax")
+# Nothing that a softmax gives is larger.
+_LARGEST_WEIGHT = 1.0
+
+
+class Attention(NamedTuple):
+    """The nodes of one attention: QK^T, its softmax, and the product with V."""
+
+    logits: ir.Node
+    softmax: ir.Node
+    context: ir.Node
+
+    @property
+    def operands(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Q, K and V as the products read them: split into heads and transposed."""
+        query, key, value = *self.logits.inputs, self.context.inputs[1]
+        assert query is not None
+        assert key is not None
+        assert value is not None
+        return query, key, value
 
 
 class QdqInsertionPass(ir.passes.InPlacePass):
-    """Quantises products of an activation and a weight.
+    """Quantises products of an activation and a weight, and attention where the scheme says so.
 
     1. `x` -> QuantizeLinear -> DequantizeLinear, once for all of its quantised readers.
     2. weight `(C, D)` -> the low-precision initializer -> DequantizeLinear, with one scale or one
        an output channel; the float weight is gone unless something else reads it.
-    3. Scales have the type of the activation; biases and everything else stay as they are.
+    3. softmax(q @ k) @ v of an encoder block -> q, k and v, behind the head transposes, and the
+       softmax's output each through QuantizeLinear -> DequantizeLinear; compilers fuse all four or
+       none. q, k and v share the largest of their ranges; the softmax's is 1.
+    4. Scales have the type of the activation; biases and everything else stay as they are.
 
-    Refuses: a product without a range for its activation; floats other than FP32 and FP16.
+    Refuses: a product or an attention without a range for an activation; floats other than FP32 and
+    FP16. An attention whose logits or softmax anything else reads stays float: it never fuses.
 
     Args:
         scheme: what is quantised, and how.
         limits: the largest magnitude of each activation, by the name of its tensor.
-        kept: names of nodes that stay float although the scheme has a rule for them.
+        kept: names of nodes that stay float although the scheme has a rule for them; any of an
+            attention's three keeps all of it.
     """
 
     def __init__(
@@ -45,32 +72,57 @@ class QdqInsertionPass(ir.passes.InPlacePass):
             for node, rule in list_products(model.graph, self.scheme)
             if node.name not in self.kept
         ]
+        attentions = [
+            attention
+            for attention in list_attentions(model.graph, self.scheme)
+            if not self.kept.intersection(str(node.name) for node in attention)
+        ]
         self._graph = model.graph
         self._activations: dict[str, ir.Value] = {}
         for node, rule in found:
             self._quantise(node, rule)
-        return ir.passes.PassResult(model, modified=bool(found))
+        for attention in attentions:
+            self._quantise_attention(attention)
+        return ir.passes.PassResult(model, modified=bool(found or attentions))
 
     def _quantise(self, node: ir.Node, rule: LayerRule) -> None:
         activation, weight = node.inputs[0], node.inputs[1]
         assert activation is not None
         assert weight is not None
-        if activation.dtype not in _FLOATS:
-            raise ValueError(f"node '{node.name}': expected FP32 or FP16, got {activation.dtype}")
-        node.replace_input_with(0, self._quantise_activation(activation, rule, node))
+        limit = self._find_limit(activation, node) if rule.limit is None else rule.limit
+        node.replace_input_with(0, self._quantise_activation(activation, limit, node))
         node.replace_input_with(1, self._quantise_weight(weight, rule.weights, node))
         if not weight.uses() and weight.name:
             self._graph.initializers.pop(weight.name)
 
-    def _quantise_activation(self, value: ir.Value, rule: LayerRule, node: ir.Node) -> ir.Value:
+    def _quantise_attention(self, attention: Attention) -> None:
+        query, key, value = attention.operands
+        weights = attention.softmax.outputs[0]
+        limit = max(self._find_limit(x, attention.softmax) for x in attention.operands)
+        for node, index, activation, largest in (
+            (attention.logits, 0, query, limit),
+            (attention.logits, 1, key, limit),
+            (attention.context, 0, weights, _LARGEST_WEIGHT),
+            (attention.context, 1, value, limit),
+        ):
+            node.replace_input_with(index, self._quantise_activation(activation, largest, node))
+
+    def _find_limit(self, activation: ir.Value, node: ir.Node) -> float:
+        limit = self.limits.get(str(activation.name))
+        if limit is None:
+            raise ValueError(
+                f"node '{node.name}': no range for its activation '{activation.name}'; calibrate "
+                "again"
+            )
+        return limit
+
+    def _quantise_activation(self, value: ir.Value, limit: float, node: ir.Node) -> ir.Value:
+        """Return the value through Q/DQ, which all readers of the value share."""
         name = str(value.name)
+        if value.dtype not in _FLOATS:
+            raise ValueError(f"node '{node.name}': expected FP32 or FP16, got {value.dtype}")
         if name not in self._activations:
-            limit = self.limits.get(name) if rule.limit is None else rule.limit
-            if limit is None:
-                raise ValueError(
-                    f"node '{node.name}': no range for its activation '{name}'; calibrate again"
-                )
-            dtype = value.dtype or ir.DataType.FLOAT
+            dtype = value.dtype
             scale = round_scale(np.array(limit / self.scheme.largest), dtype)
             scale_value = self._add(f"{name}/scale", scale, dtype)
             zero = self._zero_point(name)
@@ -141,6 +193,38 @@ def list_products(graph: ir.Graph, scheme: Scheme) -> list[tuple[ir.Node, LayerR
         if rule and weight is not None and weight.const_value is not None:
             found.append((node, rule))
     return found
+
+
+def list_attentions(graph: ir.Graph, scheme: Scheme) -> list[Attention]:
+    """Return the encoder's attentions that a scheme quantises and that are still float, in order.
+
+    Only those that compilers fuse: QK^T is read by the softmax alone, the softmax by one product.
+    """
+    if not scheme.attention:
+        return []
+    found = []
+    for softmax in graph:
+        if softmax.op_type != "Softmax" or not _ENCODER_SOFTMAX.fullmatch(softmax.name or ""):
+            continue
+        logits = softmax.inputs[0].producer() if softmax.inputs[0] is not None else None
+        uses = tuple(softmax.outputs[0].uses())
+        if logits is None or logits.op_type != "MatMul" or len(logits.outputs[0].uses()) != 1:
+            continue
+        if len(uses) == 1 and uses[0].node.op_type == "MatMul" and uses[0].idx == 0:
+            found.append(Attention(logits, softmax, uses[0].node))
+    return found
+
+
+def list_activations(graph: ir.Graph, scheme: Scheme) -> list[str]:
+    """Return the tensors of a float graph whose ranges a scheme needs, once each, in order."""
+    names = [
+        str(node.inputs[0].name)
+        for node, rule in list_products(graph, scheme)
+        if rule.limit is None and node.inputs[0] is not None
+    ]
+    for attention in list_attentions(graph, scheme):
+        names += [str(value.name) for value in attention.operands]
+    return list(dict.fromkeys(names))
 
 
 def round_scale(scale: NDArray[np.float64], dtype: ir.DataType) -> NDArray[np.floating]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from calibration.collect import check_calibration_images, collect_ranges
 from calibration.images import CalibrationImages
 from calibration.observers import Method
-from calibration.qdq_insertion import QdqInsertionPass, list_products
+from calibration.qdq_insertion import QdqInsertionPass, list_activations, list_products
 from calibration.ranges import Ranges, hash_graph
 from calibration.scheme import Scheme
 
@@ -53,13 +53,7 @@ def calibrate(model: ir.Model, scheme: Scheme, calibration: Calibration) -> Rang
             f"nothing to quantise in {scheme.name}: expected a float graph made by python -m "
             "export.build with encoder/…/MatMul nodes, got none of them; is it quantised already?"
         )
-    tensors = list(
-        dict.fromkeys(
-            str(node.inputs[0].name)
-            for node, rule in products
-            if rule.limit is None and node.inputs[0] is not None
-        )
-    )
+    tensors = list_activations(model.graph, scheme)
     if calibration.ranges is not None:
         calibration.ranges.check_graph(graph_sha256)
         missing = [name for name in tensors if name not in calibration.ranges.limits]

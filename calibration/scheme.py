@@ -1,7 +1,8 @@
 """What is quantised and how: one frozen description a precision.
 
 Symmetric throughout, no zero points: an activation has one scale, a weight one or one an output
-channel. Attention, softmax, LayerNorm, GELU, residuals and the mask tail keep the graph's floats.
+channel. Softmax, LayerNorm, GELU, residuals and the mask tail keep the graph's floats, and so does
+attention unless FP8 is asked for there too.
 Source: Integer Quantization for Deep Learning Inference (arXiv 2004.09602); FP8 Formats for Deep
 Learning (arXiv 2209.05433).
 """
@@ -9,7 +10,7 @@ Learning (arXiv 2209.05433).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -31,12 +32,16 @@ class LayerRule:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A low-precision type, its largest value, and the products that take it."""
+    """A low-precision type, its largest value, and the products that take it.
+
+    `attention`: the encoder's attentions take it as well, Q, K, V and the softmax's output.
+    """
 
     name: str
     dtype: ir.DataType
     largest: float
     rules: tuple[LayerRule, ...] = field(default=())
+    attention: bool = False
 
     def find_rule(self, node: ir.Node) -> LayerRule | None:
         """Return the rule of a product of activations and weights, None where it stays float."""
@@ -77,3 +82,23 @@ SCHEMES = {
         ),
     )
 }
+
+
+def find_scheme(name: str, attention: bool = False) -> Scheme:
+    """Return the scheme of a precision.
+
+    Args:
+        name: `int8` or `fp8`.
+        attention: quantise the encoder's attentions too; FP8 alone.
+
+    Raises:
+        ValueError: if the precision is unknown, or attention is asked for in INT8.
+    """
+    if name not in SCHEMES:
+        raise ValueError(f"precision '{name}': expected one of {', '.join(SCHEMES)}")
+    if attention and name != "fp8":
+        raise ValueError(
+            f"attention in {name}: compilers fuse INT8 attention up to 512 tokens and a head "
+            "dimension of 64 only, and with its output quantised too; leave it in FP16, or take fp8"
+        )
+    return replace(SCHEMES[name], attention=attention)
