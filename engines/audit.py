@@ -8,6 +8,7 @@ bound since cache hits are not modelled; activations are what the builder says i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,9 +53,10 @@ class Audit:
 
     `attentions` counts those of the ONNX graph, `unfused` names the softmax nodes of those that
     became several kernels. `gemm_datatypes` counts products by the datatype they run in, fused
-    attentions not among them. `wrong_precision` holds (kernel, asked, got). `products` maps the
-    node of each such product to the datatype asked for and the one obtained. `traffic_mb` is None
-    where a dynamic batch leaves sizes open.
+    attentions not among them; `attention_datatypes` counts those. `wrong_precision` holds (kernel
+    or attention, asked, got). `products` maps the node of each such product, and those of quantised
+    attentions, to the datatype asked for and the one obtained. `traffic_mb` is None where a dynamic
+    batch leaves sizes open.
     """
 
     kernels: int
@@ -68,6 +70,7 @@ class Audit:
     unfused: tuple[str, ...] = ()
     wrong_precision: tuple[tuple[str, str, str], ...] = ()
     products: dict[str, tuple[str, str]] = field(default_factory=dict)
+    attention_datatypes: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> AuditSummary:
         """Return what the manifest keeps."""
@@ -88,11 +91,11 @@ class Audit:
         memory = ""
         if self.activation_mb is not None:
             memory = f", {self.activation_mb * MEGABYTE / 2**20:,.1f} MiB of activations"
-        datatypes = " + ".join(f"{count} {name}" for name, count in self.gemm_datatypes.items())
-        return (
-            f"{self.kernels} kernels, {self.fused_attentions} of {self.attentions} attentions "
-            f"fused, GEMMs {datatypes or 'none'}{traffic}{memory}"
-        )
+        datatypes = _describe_counts(self.gemm_datatypes)
+        fused = f"{self.fused_attentions} of {self.attentions} attentions fused"
+        if _QUANTISED.intersection(self.attention_datatypes):
+            fused = f"{fused} ({_describe_counts(self.attention_datatypes)})"
+        return f"{self.kernels} kernels, {fused}, GEMMs {datatypes or 'none'}{traffic}{memory}"
 
 
 def audit_engine(engine: BuiltEngine, onnx_path: str | Path) -> Audit:
@@ -106,8 +109,8 @@ def audit_kernels(
     """Return the audit of a list of kernels against the graph they were compiled from."""
     launched = [kernel for kernel in kernels if kernel.launches]
     products = [kernel for kernel in launched if kernel.is_product]
-    fused_nodes = {name for kernel in launched if kernel.is_attention for name in kernel.nodes}
-    unfused = tuple(name for name in graph.attentions if name not in fused_nodes)
+    fused = _find_fused(launched, graph)
+    unfused = tuple(name for name in graph.attentions if name not in fused)
     return Audit(
         kernels=len(launched),
         attentions=len(graph.attentions),
@@ -118,16 +121,21 @@ def audit_kernels(
         asked_datatypes=dict(Counter(graph.products.values())),
         parts=_split_parts(launched),
         unfused=unfused,
-        wrong_precision=_find_wrong_precision(products, graph),
-        products=_match_products(products, graph),
-    )
+        wrong_precision=(
+            *_find_wrong_precision(products, graph, frozenset(unfused)),
+            *_find_wrong_attentions(fused, graph),
+        ),
+        products=_match_products(products, graph) | _match_attentions(fused, graph),
+        attention_datatypes=dict(Counter(fused.values())),
+    )  # fmt: skip
 
 
 def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> None:
     """Accept an engine that is what was asked for.
 
-    A product is compared with what the ONNX graph asks of it, so operations left in FP32 on
-    purpose pass; yet most products must run in the precision asked for (for bf16, in 16 bits).
+    Products and fused attentions are compared with what the ONNX graph asks of them, so operations
+    left in FP32 on purpose pass; yet most products must run in the precision asked for (for bf16,
+    in 16 bits).
 
     Raises:
         AuditError: naming the layers whose datatype differs from the graph's, or the attentions
@@ -141,14 +149,14 @@ def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> No
     if audit.wrong_precision:
         shown = [f"{name} (asked {want}, got {got})" for name, want, got in audit.wrong_precision]
         raise AuditError(
-            f"{len(shown)} products do not run in the datatype that the ONNX graph gives them: "
+            f"{len(shown)} layers do not run in the datatype that the ONNX graph gives them: "
             f"{_shorten(shown)}; the builder cannot do better, change their precision in the graph"
         )
     total, obtained = sum(audit.gemm_datatypes.values()), audit.gemm_datatypes.get(asked, 0)
     # BF16 is for the encoder's range; where the range is known, the graph asks for FP16.
     beside = audit.gemm_datatypes.get("Half", 0) if precision == "bf16" and obtained else 0
     if 2 * (obtained + beside) < total and precision in ("fp32", "fp16", "bf16"):
-        found = ", ".join(f"{count} {name}" for name, count in audit.gemm_datatypes.items())
+        found = _describe_counts(audit.gemm_datatypes, ", ")
         raise AuditError(
             f"precision {precision} was asked for, but only {obtained} of {total} products run in "
             f"{asked} (found {found}); export the ONNX with --{precision}"
@@ -161,22 +169,71 @@ def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> No
         )
 
 
-def _find_wrong_precision(products: list[Kernel], graph: Graph) -> tuple[tuple[str, str, str], ...]:
+def _find_wrong_precision(
+    products: list[Kernel], graph: Graph, unfused: frozenset[str]
+) -> tuple[tuple[str, str, str], ...]:
     """Return (names, asked, got) of each product that runs in another datatype than its nodes."""
+    inside = {name for names in graph.attention_products.values() for name in names}
+    # A quantised attention that is not fused is an error as such, whatever its pieces run in.
+    pieces = {
+        name
+        for softmax in unfused
+        for name in graph.attention_products.get(softmax, ())
+        if _QUANTISED.intersection(graph.products[n] for n in graph.attention_products[softmax])
+    }
     wrong = []
     for kernel in products:
-        asked = {name: graph.products[name] for name in kernel.nodes if name in graph.products}
+        names = [name for name in kernel.nodes if name not in pieces]
+        asked = {name: graph.products[name] for name in names if name in graph.products}
         if asked and kernel.product_datatype not in asked.values():
             wanted = "/".join(sorted(set(asked.values())))
             wrong.append(("+".join(asked), wanted, kernel.product_datatype))
     found = _match_products(products, graph)
-    # A quantised product that no kernel names would pass unseen.
+    # A quantised product that no kernel names would pass unseen; those of an attention have no
+    # kernel of their own where it is fused.
     wrong += [
         (name, asked, "no kernel of its own")
         for name, asked in graph.products.items()
-        if asked in _QUANTISED and name not in found
+        if asked in _QUANTISED and name not in found and name not in inside
     ]
     return tuple(wrong)
+
+
+def _find_fused(kernels: list[Kernel], graph: Graph) -> dict[str, str]:
+    """Return the datatype of each fused attention, by its softmax."""
+    wanted = frozenset(graph.attentions)
+    return {
+        name: kernel.attention_datatype
+        for kernel in kernels
+        if kernel.is_attention
+        for name in kernel.nodes
+        if name in wanted
+    }
+
+
+def _find_wrong_attentions(
+    fused: Mapping[str, str], graph: Graph
+) -> tuple[tuple[str, str, str], ...]:
+    """Return (softmax, asked, got) of each fused attention that is quantised otherwise than asked.
+
+    A mask keeps a datatype of its own, so floats are left to the compiler.
+    """
+    wrong = []
+    for name, got in fused.items():
+        asked = {graph.products[product] for product in graph.attention_products.get(name, ())}
+        if asked and asked != {got} and _QUANTISED & {got, *asked}:
+            wrong.append((name, "/".join(sorted(asked)), got))
+    return tuple(wrong)
+
+
+def _match_attentions(fused: Mapping[str, str], graph: Graph) -> dict[str, tuple[str, str]]:
+    """Return the datatypes asked for and obtained of quantised attentions' products, by node."""
+    return {
+        product: (graph.products[product], got)
+        for name, got in fused.items()
+        for product in graph.attention_products.get(name, ())
+        if graph.products[product] in _QUANTISED
+    }
 
 
 def _match_products(products: list[Kernel], graph: Graph) -> dict[str, tuple[str, str]]:
@@ -208,6 +265,10 @@ def _traffic_mb(kernels: list[Kernel]) -> float | None:
     counts = [kernel.byte_count for kernel in kernels]
     known = [count for count in counts if count is not None]
     return sum(known) / MEGABYTE if len(known) == len(counts) else None
+
+
+def _describe_counts(counts: Mapping[str, int], separator: str = " + ") -> str:
+    return separator.join(f"{count} {name}" for name, count in counts.items())
 
 
 def _shorten(names: list[str] | tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,8 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 # What may stand between a softmax and its product, or a weight and its, without meaning a thing.
 _TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
 _RESHAPING = _TRANSPARENT | {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Split", "Slice"}
+# What may stand between QK^T and its softmax: a scale, a mask.
+_SCALING = _TRANSPARENT | {"Mul", "Div", "Add"}
 # As the builders spell them.
 _DATATYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "Float",
@@ -34,11 +36,14 @@ class Graph:
 
     `attentions` names the softmax (or Attention) node of each; `products` maps each MatMul, Gemm
     and Conv node to the datatype asked for, spelled as the builders do; `metadata` is the file's.
+    `attention_products` maps a softmax to the products before and behind it, which a fused
+    attention has no kernels for.
     """
 
     attentions: tuple[str, ...]
     products: dict[str, str]
     metadata: dict[str, str]
+    attention_products: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class _Edges:
@@ -55,14 +60,22 @@ class _Edges:
         self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in typed}
         self.types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
 
-    def feeds_product(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node's output is the left operand of a MatMul, straight or cast."""
-        output = node.output[0]
-        return any(
-            (user.op_type == "MatMul" and user.input[0] == output)
-            or (user.op_type in _TRANSPARENT and self.feeds_product(user))
-            for user in self.consumers.get(output, ())
-        )
+    def find_readers(self, node: onnx.NodeProto) -> list[str]:
+        """Return the MatMuls whose left operand a node's output is, straight or cast."""
+        found = []
+        for user in self.consumers.get(node.output[0], ()):
+            if user.op_type == "MatMul" and user.input[0] == node.output[0]:
+                found.append(user.name)
+            elif user.op_type in _TRANSPARENT:
+                found += self.find_readers(user)
+        return found
+
+    def find_logits(self, softmax: onnx.NodeProto) -> list[str]:
+        """Return the MatMul whose product a softmax takes, scaled, masked or cast."""
+        node = self.producer.get(softmax.input[0])
+        while node is not None and node.op_type in _SCALING:
+            node = self.producer.get(node.input[0])
+        return [node.name] if node is not None and node.op_type == "MatMul" else []
 
     def asked_datatype(self, node: onnx.NodeProto) -> str:
         """Return the datatype a product is asked in: its operands' before any dequantisation."""
@@ -99,10 +112,16 @@ def read_graph(onnx_path: str | Path) -> Graph:
             "so kernels cannot be traced to it; export the model with node names"
         )
     edges = _Edges(model.graph)
+    attentions = [node for node in softmaxes if _is_attention(node, edges)]
     return Graph(
-        attentions=tuple(node.name for node in softmaxes if _is_attention(node, edges)),
+        attentions=tuple(node.name for node in attentions),
         products={node.name: edges.asked_datatype(node) for node in products},
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        attention_products={
+            node.name: (*edges.find_logits(node), *edges.find_readers(node))
+            for node in attentions
+            if node.op_type == "Softmax"
+        },
     )
 
 
@@ -146,7 +165,7 @@ def _is_attention(node: onnx.NodeProto, edges: _Edges) -> bool:
         return True
     rank = edges.ranks.get(node.input[0], 0)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
-    return axis in (-1, rank - 1) and edges.feeds_product(node)
+    return axis in (-1, rank - 1) and bool(edges.find_readers(node))
 
 
 def _element_count(dims: Iterable[int]) -> int:

@@ -116,6 +116,14 @@ class Kernel:
         return operands[0].datatype if operands else "None"
 
     @property
+    def attention_datatype(self) -> str:
+        """The datatype of a fused attention's Q, K and V, which a mask may follow.
+
+        Q tells: the compilers fuse either all three in one datatype, or not at all.
+        """
+        return self.inputs[0].datatype if self.inputs else "None"
+
+    @property
     def byte_count(self) -> int | None:
         """Bytes read and written: inputs, constants and outputs; None if a size is open.
 

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from engines.audit import Audit, AuditError, audit_engine, audit_kernels, check_audit
 from engines.graph import read_graph
@@ -34,6 +38,37 @@ def built(segmenter: Writer) -> Built:
         return known[key]
 
     return make
+
+
+def quantise_attention(source: Path, path: Path, operands: str = "qkpv") -> Path:
+    """Write a segmenter whose encoder's attentions have FP8 Q/DQ on some of q, k, p and v.
+
+    Give one of 32 tokens or more: with less, no compiler fuses them.
+    """
+    model = onnx.load(source)
+    zero = numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), "zero")
+    scales = {"tokens": 6 / 448, "weights": 1 / 448}
+    model.graph.initializer.append(zero)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(scale, np.float16), name) for name, scale in scales.items()
+    )
+    nodes = []
+    for node in model.graph.node:
+        names = {"logits": "qk", "context": "pv"}.get(node.name.split("/")[-1], "")
+        for index, name in enumerate(names if node.name.startswith("encoder/") else ""):
+            if name in operands:
+                value, scale = node.input[index], "weights" if name == "p" else "tokens"
+                for op, end in (("QuantizeLinear", "low"), ("DequantizeLinear", "high")):
+                    output = f"{node.name}/{name}/{end}"
+                    nodes.append(helper.make_node(op, [value, scale, "zero"], [output], output))
+                    value = output
+                node.input[index] = value
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
 
 
 # Counted by hand in the compiler's output: ViT-B blocks, 1024 tokens, FP16. Three biases between
@@ -149,3 +184,43 @@ def test_a_half_precision_engine_is_no_bf16_one(built: Built) -> None:
     audit = audit_engine(engine, path)
     with pytest.raises(AuditError, match="precision bf16 was asked for, but only 0 of"):
         check_audit(audit, "bf16")
+
+
+def test_attention_in_fp8_is_known_by_its_operands(segmenter: Writer, tmp_path: Path) -> None:
+    path = quantise_attention(segmenter(size=128), tmp_path / "m.onnx")
+    audit = audit_engine(build(path), path)
+    check_audit(audit, "fp8")
+    assert audit.attention_datatypes == {"FP8": 2, "Half": 1}
+    assert "3 of 3 attentions fused (2 FP8 + 1 Half), GEMMs" in audit.describe()
+    quantised = [f"encoder/{index}/attn/{end}" for index in (0, 1) for end in ("logits", "context")]
+    assert {name: audit.products[name] for name in quantised} == dict.fromkeys(
+        quantised, ("FP8", "FP8")
+    )
+    assert "head/0/cross/logits" not in audit.products
+
+
+def test_attention_asked_in_fp8_and_fused_in_half_is_named(
+    built: Built, segmenter: Writer, tmp_path: Path
+) -> None:
+    engine, _ = built(size=128)
+    path = quantise_attention(segmenter(size=128), tmp_path / "m.onnx")
+    audit = audit_kernels(engine.kernels, read_graph(path))
+    with pytest.raises(AuditError, match=r"2 layers do not run in the datatype") as e:
+        check_audit(audit, "fp8")
+    assert "encoder/1/attn/softmax (asked FP8, got Half)" in str(e.value)
+
+
+def test_attention_in_fp8_that_the_graph_keeps_in_half_is_named(
+    segmenter: Writer, tmp_path: Path
+) -> None:
+    engine = build(quantise_attention(segmenter(size=128), tmp_path / "m.onnx"))
+    with pytest.raises(AuditError, match=r"encoder/0/attn/softmax \(asked Half, got FP8\)"):
+        check_audit(audit_kernels(engine.kernels, read_graph(segmenter(size=128))), "fp16")
+
+
+def test_attention_quantised_in_part_is_named(segmenter: Writer, tmp_path: Path) -> None:
+    path = quantise_attention(segmenter(size=128), tmp_path / "m.onnx", operands="qkv")
+    audit = audit_engine(build(path), path)
+    assert audit.unfused == ("encoder/0/attn/softmax", "encoder/1/attn/softmax")
+    with pytest.raises(AuditError, match="2 of 3 attentions did not fuse in fp8: encoder/0/attn"):
+        check_audit(audit, "fp8")

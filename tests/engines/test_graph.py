@@ -37,6 +37,24 @@ def test_attentions_and_products_are_found(segmenter: Writer) -> None:
     assert graph.products["encoder/0/fc1"] == "Half"
     assert set(graph.products.values()) == {"Half"}
     assert len(graph.products) == 1 + 2 * 8 + 6 + 4
+    assert graph.attention_products == {
+        f"{name}/softmax": (f"{name}/logits", f"{name}/context")
+        for name in ("encoder/0/attn", "encoder/1/attn", "head/0/cross")
+    }
+
+
+def test_a_scale_and_a_mask_before_the_softmax_hide_no_product(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "k"], "logits"),
+        node("Mul", ["logits", "s"], "scaled"),
+        node("Add", ["scaled", "s"], "masked"),
+        node("Softmax", ["masked"], "p", axis=-1),
+        node("MatMul", ["p", "v"], "y"),
+    ]
+    constants = {"k": np.zeros((16, 8)), "v": np.zeros((8, 4)), "s": np.array(0.1)}
+    halves = {name: value.astype(np.float16) for name, value in constants.items()}
+    path = save(tmp_path / "m.onnx", nodes, halves)
+    assert read_graph(path).attention_products == {"n/p": ("n/logits", "n/y")}
 
 
 def test_the_softmax_over_classes_is_no_attention(segmenter: Writer) -> None:

@@ -55,6 +55,8 @@ def test_attentions_and_products_are_told_apart(kernels: tuple[Kernel, ...]) -> 
     assert [kernel.is_attention for kernel in launched] == [False, True, False]
     assert [kernel.is_product for kernel in launched] == [True, False, True]
     assert [k.product_datatype for k in launched if k.is_product] == ["Half", "FP8"]
+    # The mask, in Float, is none of Q, K and V.
+    assert [k.attention_datatype for k in launched if k.is_attention] == ["Half"]
 
 
 def test_bytes_are_counted_as_each_kernel_views_them(kernels: tuple[Kernel, ...]) -> None:
