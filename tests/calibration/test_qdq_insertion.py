@@ -1,5 +1,9 @@
 """Q/DQ insertion: scales by hand, rounding by property, near misses, equality, idempotence."""
 
+from functools import lru_cache
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -7,13 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.qdq_insertion import QdqInsertionPass, list_products, quantise, round_scale
-from calibration.scheme import SCHEMES, LayerRule, Scheme
+from calibration.images import CalibrationImages
+from calibration.qdq_insertion import (
+    QdqInsertionPass,
+    list_activations,
+    list_attentions,
+    list_products,
+    quantise,
+    round_scale,
+)
+from calibration.quantization import Calibration, calibrate
+from calibration.scheme import SCHEMES, LayerRule, Scheme, find_scheme
+from engines.audit import audit_engine, check_audit
+from engines.target import Target
+from engines.trt_builder import build_engine
+from export.deploy import DeployModel
+from export.passes import deploy_passes
 from export.passes.cast_precision import CastPrecisionPass
+from export.trace import trace_model
 from tests.graphs import relative_rms, run_graph, traced_graph
-from tests.tiny_models import random_images
+from tests.tiny_models import make_config, make_model, random_images
 
 INT8, FP8 = SCHEMES["int8"], SCHEMES["fp8"]
+FP8_ATTENTION = find_scheme("fp8", attention=True)
 
 
 def _product(weight: np.ndarray, name: str = "encoder/0/fc1/MatMul") -> ir.Model:
@@ -147,3 +167,135 @@ def test_tiny_scales_are_rounded_up() -> None:
     step = 2.0**-24  # FP16's smallest number
     rounded = round_scale(np.array([1e-9, 1.4 * step, 2 * step]), ir.DataType.FLOAT16)
     assert rounded.astype(np.float64).tolist() == [step, 2 * step, 2 * step]
+
+
+def _attention(name: str = "encoder/0/Softmax", tap: str | None = None) -> ir.Model:
+    """softmax(q @ k) @ v of three inputs; `tap` names the tensor that an Identity reads too."""
+    sizes = {"q": [1, 2, 4, 8], "k": [1, 2, 8, 4], "v": [1, 2, 4, 8]}
+    floats = ir.TensorType(ir.DataType.FLOAT)
+    q, k, v = (ir.Value(name=n, shape=ir.Shape(sizes[n]), type=floats) for n in "qkv")
+    logits = ir.node("MatMul", [q, k], name="encoder/0/MatMul")
+    softmax = ir.node("Softmax", logits.outputs, {"axis": -1}, name=name)
+    context = ir.node("MatMul", [softmax.outputs[0], v], name="encoder/0/MatMul_1")
+    nodes = [logits, softmax, context]
+    for node, output in zip(nodes, ("logits", "weights", "y"), strict=True):
+        node.outputs[0].name, node.outputs[0].type = output, floats
+        node.outputs[0].shape = ir.Shape([1, 2, 4, 8] if output == "y" else [1, 2, 4, 4])
+    outputs = list(context.outputs)
+    if tap:
+        read = next(node.outputs[0] for node in nodes if node.outputs[0].name == tap)
+        nodes.append(ir.node("Identity", [read], name="encoder/0/Identity"))
+        nodes[-1].outputs[0].name, nodes[-1].outputs[0].type = "tapped", floats
+        outputs += nodes[-1].outputs
+    graph = ir.Graph([q, k, v], outputs, nodes=nodes, opset_imports={"": 20})
+    return ir.Model(graph, ir_version=10)
+
+
+ATTENTION_LIMITS = {"q": 2.0, "k": 8.96, "v": 4.0}
+
+
+def test_attentions_scales_by_hand() -> None:
+    model = _attention()
+    assert list_activations(model.graph, FP8_ATTENTION) == ["q", "k", "v"]
+    assert QdqInsertionPass(FP8_ATTENTION, ATTENTION_LIMITS)(model).modified
+    assert [_array(model, f"{name}/scale") for name in "qkv"] == [np.float32(0.02)] * 3
+    assert _array(model, "weights/scale") == np.float32(1 / 448)
+    assert _array(model, "weights/zero").dtype == ml_dtypes.float8_e4m3fn
+    ops = [node.op_type for node in model.graph]
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    assert ops == [*pair, *pair, "MatMul", "Softmax", *pair, *pair, "MatMul"]
+    assert not QdqInsertionPass(FP8_ATTENTION, ATTENTION_LIMITS)(model).modified
+    assert list_activations(model.graph, FP8_ATTENTION) == []
+
+
+def test_the_softmaxs_scale_is_exact_in_half_too() -> None:
+    model = _attention()
+    for value in (*model.graph.inputs, *(node.outputs[0] for node in model.graph)):
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
+    QdqInsertionPass(FP8_ATTENTION, ATTENTION_LIMITS)(model)
+    scale = _array(model, "weights/scale")
+    assert scale.dtype == np.float16
+    assert scale == np.float16(1 / 448)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        _attention("head/stages/0/0/Softmax"),
+        _attention("encoder/0/Softmax_1"),
+        _attention(tap="logits"),
+        _attention(tap="weights"),
+    ],
+    ids=["of the head", "of another name", "logits read twice", "softmax read twice"],
+)
+def test_attentions_near_misses_stay_float(model: ir.Model) -> None:
+    assert list_attentions(model.graph, FP8_ATTENTION) == []
+    assert not QdqInsertionPass(FP8_ATTENTION, ATTENTION_LIMITS)(model).modified
+
+
+@pytest.mark.parametrize("kept", ["encoder/0/MatMul", "encoder/0/Softmax", "encoder/0/MatMul_1"])
+def test_attention_is_kept_whole(kept: str) -> None:
+    model = _attention()
+    quantise_rest = QdqInsertionPass(FP8_ATTENTION, ATTENTION_LIMITS, frozenset({kept}))
+    assert not quantise_rest(model).modified
+
+
+def test_attention_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"node 'encoder/0/Softmax': no range .* activation 'v'"):
+        QdqInsertionPass(FP8_ATTENTION, {"q": 1.0, "k": 1.0})(_attention())
+    assert not QdqInsertionPass(FP8, {})(_attention()).modified
+    with pytest.raises(ValueError, match=r"attention in int8: compilers fuse .* up to 512 tokens"):
+        find_scheme("int8", attention=True)
+    with pytest.raises(ValueError, match="precision 'fp4': expected one of int8, fp8"):
+        find_scheme("fp4")
+    assert find_scheme("int8") == INT8
+    assert find_scheme("fp8") == FP8
+
+
+@lru_cache
+def _graph_with_fusible_attention() -> ir.Model:
+    """64 tokens of 32 channels a head: from 32 tokens on, FP8 attention is fused."""
+    model = make_model(make_config("single", embed_dim=64, num_heads=2, depth=2, tap_blocks=(1,)))
+    graph = trace_model(DeployModel(model, (128, 128), "scores"), (128, 128), 1)
+    for graph_pass in deploy_passes("fp16"):
+        graph_pass(graph)
+    return graph
+
+
+def _attending_graph() -> ir.Model:
+    model = _graph_with_fusible_attention().clone()
+    activations = list_activations(model.graph, FP8_ATTENTION)
+    QdqInsertionPass(FP8_ATTENTION, dict.fromkeys(activations, 6.0))(model)
+    return model
+
+
+def test_a_whole_graph_with_attention() -> None:
+    """Calibrated and quantised, scores stay close, and a second run changes nothing."""
+    model = _graph_with_fusible_attention().clone()
+    images = random_images(2, 128, 128)
+    expected = run_graph(model.clone(), images[:1])[0]
+    assert len(list_attentions(model.graph, FP8_ATTENTION)) == 2
+    activations = list_activations(model.graph, FP8_ATTENTION)
+    products = list_activations(model.graph, FP8)
+    assert activations[: len(products)] == products
+    assert len(activations) == len(products) + 2 * 3
+    calibration = Calibration(CalibrationImages(images, "noise"), progress=False)
+    ranges = calibrate(model, FP8_ATTENTION, calibration)
+    assert set(ranges.limits) == set(activations)
+    insertion = QdqInsertionPass(FP8_ATTENTION, ranges.limits)
+    assert insertion(model).modified
+    assert not insertion(model).modified
+    assert relative_rms(run_graph(model, images[:1])[0], expected) < 0.1
+
+
+@pytest.mark.trt_rtx
+def test_the_compiler_fuses_every_encoder_attention_in_fp8(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="builds with TensorRT-RTX")
+    path = tmp_path / "model.onnx"
+    ir.save(_attending_graph(), path)
+    engine = build_engine(path, Target.TRT_RTX, ("SM89",), progress=False)
+    audit = audit_engine(engine, path)
+    check_audit(audit, "fp8")
+    assert audit.attention_datatypes == {"FP8": 2, "Half": audit.attentions - 2}
+    assert audit.products["encoder/1/MatMul_1"] == ("FP8", "FP8")
+    assert engine.plan.count(b"fmha::Ada_qmma_e4m3_fp32_traits") >= 2
