@@ -143,6 +143,10 @@ class ErrorMeter:
             drop = 100 * (report.miou_reference - report.miou)
         return LayerError(name, report.score_rms, report.pixel_agreement, drop)
 
+    def take_truth(self, truth: NDArray[np.integer]) -> None:
+        """Measure mIoU against these labels `(n, H, W)` from now on."""
+        self._truth = truth
+
     def label_floats(self) -> NDArray[np.integer]:
         """Return the float graph's own labels of the images, `(n, H, W)`."""
         batch, count = _read_batch(self._model), len(self._images)

@@ -69,10 +69,13 @@ def estimate_ms(kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu)
     """
     launched = [kernel for kernel in kernels if kernel.launches]
     shares = _share_flops(launched, flops)
-    return sum(
-        _estimate_kernel_us(kernel, share, gpu)
-        for kernel, share in zip(launched, shares, strict=True)
-    ) / 1e3
+    return (
+        sum(
+            _estimate_kernel_us(kernel, share, gpu)
+            for kernel, share in zip(launched, shares, strict=True)
+        )
+        / 1e3
+    )
 
 
 def _share_flops(kernels: list[Kernel], flops: Mapping[str, float]) -> list[float]:
@@ -126,7 +129,9 @@ def _count_node(
 ) -> float:
     output, weight = shapes.get(node.output[0], ()), shapes.get(node.input[1], ())
     if not output or not weight or 0 in (*output, *weight):
-        raise ValueError(f"'{path}': the sizes of '{node.name}' are open; build with a fixed --batch")
+        raise ValueError(
+            f"'{path}': the sizes of '{node.name}' are open; build with a fixed --batch"
+        )
     if node.op_type == "Conv":
         depth = prod(weight[1:])
     elif node.op_type == "MatMul":

@@ -19,15 +19,13 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from calibration.images import load_calibration_images
-from calibration.quantization import Calibration, calibrate, quantise_model
-from calibration.ranges import RANGES_NAME, Ranges
-from calibration.scheme import SCHEMES, Scheme
+from calibration.scheme import SCHEMES, find_scheme
 from engines.build_targets import TargetBuilds, build_targets, default_capabilities
 from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_arguments
+from export.build_quantised import Quantisation, quantise_graph, remove_search
 from export.check_images import CheckImages, load_check_images
 from export.deploy import DeployModel
 from export.manifest import (
@@ -74,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = load_check_images(arguments.images, config, size, count, arguments.seed)
     with stage_artifact(folder) as staged:
         manifest = _describe(arguments, model, size)
-        manifest = _export(arguments, model, size, manifest, staged, say)
+        scheme = None
+        if arguments.precision in SCHEMES:
+            found = find_scheme(arguments.precision, arguments.quantise_attention)
+            scheme = Quantisation(found, config, size, targets, folder)
+        manifest = _export(arguments, model, size, scheme, manifest, staged, say)
         builds = _build_engines(arguments, targets, staged, say)
         manifest = manifest.with_targets(builds.entries, builds.not_built, builds.files)
         manifest = _write_precisions(builds, manifest, staged)
@@ -82,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest.write(staged)
         manifest = _verify(arguments, model, check, manifest, staged, say)
         manifest.write(staged)
+    remove_search(folder)
     for missing in manifest.not_built:
         say(f"not built: {missing.target}: {missing.reason}")
     for warning in manifest.warnings:
@@ -162,6 +165,11 @@ def _public_arguments(arguments: argparse.Namespace) -> list[str]:
     named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
     options += [f"{option}={value}" for option, value in named.items() if value]
     options += ["--random-weights"] if arguments.random_weights else []
+    options += ["--quantise-attention"] if arguments.quantise_attention else []
+    if arguments.precision in SCHEMES:
+        options += [f"--float-type={arguments.float_type}"]
+    if arguments.max_miou_drop is not None:
+        options += [f"--max-miou-drop={arguments.max_miou_drop:g}"]
     options += [f"--batch={':'.join(map(str, arguments.batch))}"]
     return [*options, f"--tail-strips={arguments.tail_strips}", f"--seed={arguments.seed}"]
 
@@ -170,6 +178,7 @@ def _export(
     arguments: argparse.Namespace,
     model: SegViT,
     size: Size,
+    wanted: Quantisation | None,
     manifest: Manifest,
     folder: Path,
     say: Say,
@@ -180,12 +189,12 @@ def _export(
     batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
     graph = trace_model(deploy, size, batch)
     fired = []
-    scheme = SCHEMES.get(arguments.precision)
-    for graph_pass in deploy_passes("fp16" if scheme else arguments.precision):
+    for graph_pass in deploy_passes(arguments.float_type if wanted else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
-    if scheme is not None:
-        manifest = _quantise(arguments, graph, scheme, size, manifest, folder, say)
+    seconds = time.perf_counter() - started
+    if wanted is not None:
+        manifest = quantise_graph(arguments, graph, wanted, manifest, folder, say)
         fired.append("QdqInsertionPass")
     graph.metadata_props.update(manifest.metadata())
     graph.metadata_props["config"] = model.config.to_json()
@@ -198,35 +207,10 @@ def _export(
     nodes = sum(1 for _ in graph.graph)
     say(
         f"export: {nodes} nodes, {weight_bytes / 1e6:.1f} MB of {arguments.precision} weights, "
-        f"passes {', '.join(fired)}, {time.perf_counter() - started:.1f} s"
+        f"passes {', '.join(fired)}, traced in {seconds:.1f} s"
     )
     names = [file.name for file in folder.iterdir()]
     return replace(manifest, files={name: hash_file(folder / name) for name in sorted(names)})
-
-
-def _quantise(
-    arguments: argparse.Namespace,
-    graph: ir.Model,
-    scheme: Scheme,
-    size: Size,
-    manifest: Manifest,
-    folder: Path,
-    say: Say,
-) -> Manifest:
-    """Calibrate and quantise the graph in place; return the manifest with what was warned of."""
-    if arguments.ranges:
-        calibration = Calibration(ranges=Ranges.load(arguments.ranges))
-    else:
-        images = load_calibration_images(
-            arguments.calibration_images, size, arguments.num_calibration_images, arguments.seed
-        )
-        calibration = Calibration(images, arguments.calibration_method)
-    calibration = replace(calibration, progress=not arguments.json)
-    ranges = calibrate(graph, scheme, calibration)
-    ranges.save(folder / RANGES_NAME)
-    products = quantise_model(graph, scheme, ranges)
-    say(f"{scheme.name}: {len(products)} products, ranges by {ranges.method} of {ranges.source}")
-    return replace(manifest, warnings=manifest.warnings + ranges.warnings)
 
 
 def _build_engines(
@@ -299,7 +283,7 @@ def _verify(
         show_progress=not arguments.json,
     )
     say(f"parity on {check.source}: {_describe_report(report, arguments.random_weights)}")
-    check_parity(report, arguments.precision, arguments.random_weights)
+    check_parity(report, arguments.precision, arguments.random_weights, arguments.max_miou_drop)
     manifest = _write_golden(golden, golden_labels, manifest, folder)
     warnings = _check_runtime(arguments, manifest, folder, golden, reader, say)
     figures = asdict(report)

@@ -10,6 +10,7 @@ from typing import get_args
 from calibration.observers import Method
 from calibration.quantization import DEFAULT_METHOD
 from calibration.scheme import SCHEMES
+from engines.roofline import GPUS
 from segvit.cli import parse_size
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -31,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_model_options(parser.add_argument_group("model"))
     _add_graph_options(parser)
     _add_engine_options(parser.add_argument_group("engines"))
-    _add_calibration_options(parser.add_argument_group("calibration, with --int8 and --fp8"))
+    _add_calibration_options(parser.add_argument_group("quantisation, with --int8 and --fp8"))
     check = parser.add_argument_group("verification")
     check.add_argument("--images", type=Path, metavar="DIR", help="folder of images to verify on")
     check.add_argument(
@@ -53,9 +54,29 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--random-weights and --checkpoint exclude each other")
     if arguments.ranges and arguments.calibration_images:
         parser.error("--ranges and --calibration-images exclude each other")
-    if (arguments.ranges or arguments.calibration_images) and arguments.precision not in SCHEMES:
-        parser.error("--ranges and --calibration-images: only with --int8 or --fp8")
+    _check_quantisation(parser, arguments)
     return arguments
+
+
+def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse options that only INT8 and FP8 have, and those that exclude each other."""
+    given = {
+        "--ranges": arguments.ranges,
+        "--calibration-images": arguments.calibration_images,
+        "--max-miou-drop": arguments.max_miou_drop is not None,
+        "--quantise-attention": arguments.quantise_attention,
+    }
+    lost = [name for name, value in given.items() if value]
+    if lost and arguments.precision not in SCHEMES:
+        parser.error(f"{lost[0]}: only with --int8 or --fp8")
+    if arguments.quantise_attention and arguments.precision != "fp8":
+        parser.error("--quantise-attention: only with --fp8; see docs/quantization.md")
+    if arguments.max_miou_drop is not None and arguments.random_weights:
+        parser.error("--max-miou-drop: random weights have no mIoU to lose")
+    if arguments.float_type == "fp32" and arguments.target != ["ort"]:
+        parser.error(
+            "--float-type fp32: only with --target ort, since no compiler fuses attention in FP32"
+        )
 
 
 def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
@@ -66,6 +87,17 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     add("--calibration-method", choices=get_args(Method), default=DEFAULT_METHOD,
         help="what ranges are taken from (default %(default)s)")  # fmt: skip
     add("--ranges", type=Path, metavar="FILE", help="ranges.json of the same graph, for no images")
+    add("--quantise-attention", action="store_true", help="with --fp8: Q, K, V and softmax too")
+    add("--float-type", choices=("fp16", "fp32"), default="fp16",
+        help="of all that is not quantised; fp32 is for CPUs (default %(default)s)")  # fmt: skip
+    add("--max-miou-drop", type=_parse_points, metavar="POINTS",
+        help="search the fastest mixed precision that loses no more, of 100")  # fmt: skip
+    add("--num-search-images", type=_positive, default=64, metavar="N",
+        help="of --images, or land-cover validation tiles, to search on (default %(default)s)",
+        )  # fmt: skip
+    add("--estimate-gpu", choices=list(GPUS), default="RTX-4090", metavar="NAME",
+        help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default %(default)s)",
+        )  # fmt: skip
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
@@ -126,6 +158,16 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     if not 1 <= smallest <= typical <= largest:
         raise argparse.ArgumentTypeError(f"expected 1 <= MIN <= OPT <= MAX, got '{text}'")
     return smallest, typical, largest
+
+
+def _parse_points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:  # NaN is neither
+        raise argparse.ArgumentTypeError(f"expected points of 0 to 100, such as 0.3, got '{text}'")
+    return points
 
 
 def _positive(text: str) -> int:

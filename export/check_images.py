@@ -28,13 +28,19 @@ class CheckImages:
 
 
 def load_check_images(
-    folder: Path | None, config: SegViTConfig, size: Size, count: int, seed: int
+    folder: Path | None,
+    config: SegViTConfig,
+    size: Size,
+    count: int,
+    seed: int,
+    split: str = "test",
 ) -> CheckImages:
     """Return images of the engine's size.
 
     Args:
         folder: the user's images, resized; None takes land-cover tiles, which carry labels for
             the land-cover classes and are plain satellite images to any other model.
+        split: of the land-cover tiles.
 
     Raises:
         ValueError: if the folder has no readable image.
@@ -45,12 +51,12 @@ def load_check_images(
         chosen = np.random.default_rng(seed).permutation(len(paths))[:count]
         resized = [_resize(read_image(paths[index]), size) for index in sorted(chosen)]
         return CheckImages(np.stack(resized), None, f"{len(resized)} images of '{folder}'")
-    images, labels = LandCover().sample_images("test", count, seed)
+    images, labels = LandCover().sample_images(split, count, seed)
     is_landcover = config.class_names == tuple(name for name, _ in LANDCOVER_CLASSES)
     if (images.shape[1], images.shape[2]) != size:
         images = np.stack([_resize(image, size) for image in images])
         labels = np.stack([_resize(label, size, cv2.INTER_NEAREST) for label in labels])
-    source = f"{len(images)} land-cover test tiles"
+    source = f"{len(images)} land-cover {split} tiles"
     return CheckImages(images, labels if is_landcover else None, source)
 
 

@@ -137,12 +137,22 @@ def _with_miou(
     )
 
 
-def check_parity(report: ParityReport, precision: str, random_weights: bool) -> None:
+def check_parity(
+    report: ParityReport,
+    precision: str,
+    random_weights: bool,
+    max_miou_drop_points: float | None = None,
+) -> None:
     """Raise `ParityError` where a report fails the gates of its precision.
 
     Random weights are gated on the scores alone, everything else on labels and mIoU.
+
+    Args:
+        max_miou_drop_points: the user's budget, in points of 100, instead of the gate's.
     """
     gate = GATES[precision]
+    if max_miou_drop_points is not None:
+        gate = replace(gate, miou_drop=max_miou_drop_points / 100)
     if random_weights:
         if report.score_rms > gate.score_rms:
             raise ParityError(

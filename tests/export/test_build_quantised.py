@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.budget import Frontier
 from calibration.ranges import Ranges
 from export.build import main
 from export.manifest import Manifest
@@ -110,3 +111,67 @@ def test_bad_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ):  # fmt: skip
         _fails(capsys, code, message, options)
     assert not (place / "bad").exists()
+
+
+@pytest.mark.trt_rtx
+def test_a_budget_is_searched_and_the_frontier_shipped(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = _options(place, "int8", "budget")
+    options += ["--calibration-images", str(place / "calibrate"), "--allow-unfused", "--target",
+                "ort", "trt-rtx", "--compute-capability", "SM89"]  # fmt: skip
+    options += ["--max-miou-drop", "100", "--num-search-images", "2", "--float-type", "fp16"]
+    assert main(options) == 0
+    out = place / "budget"
+    manifest = Manifest.read(out)
+    assert {"frontier.json", "frontier.csv", "frontier.png"} < set(manifest.files)
+    assert "--max-miou-drop=100" in manifest.command
+    frontier = Frontier.load(out / "frontier.json")
+    point = frontier.choose(100)
+    assert point is not None
+    assert point.speed.estimated_ms is not None
+    assert point.speed.measured_ratio is not None
+    assert "against the float graph's own labels" in frontier.setup.images
+    products = json.loads((out / "build.json").read_text())["trt-rtx-sm89.engine"]
+    low = [name for name, found in products.items() if found["obtained"] == "Int8"]
+    assert len(low) == point.quantised
+    assert not set(low) & set(point.kept)
+    assert not (place / "budget.search").exists()
+    assert "kept float" in capsys.readouterr().out
+
+
+def test_a_budget_that_cannot_be_held_is_no_success(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*_options(place, "int8", "none"), "--calibration-images", str(place / "calibrate"),
+               "--target", "ort", "--float-type", "fp32", "--max-miou-drop", "0",
+               "--num-search-images", "2"]  # fmt: skip
+    _fails(capsys, 1, r"int8 cannot hold a drop of 0 points: the best of", options)
+    assert not (place / "none").exists()
+    kept = place / "none.search"
+    assert {path.name for path in kept.iterdir()} == {
+        "frontier.json", "frontier.csv", "frontier.png",
+    }  # fmt: skip
+    before = Frontier.load(kept / "frontier.json")
+    _fails(capsys, 1, "int8 cannot hold", options)
+    assert Frontier.load(kept / "frontier.json") == before  # gone on with, not measured anew
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fp16", "--max-miou-drop", "0.3"], "--max-miou-drop: only with --int8 or --fp8"),
+        (["--int8", "--max-miou-drop", "many"], "expected points of 0 to 100"),
+        (["--int8", "--max-miou-drop", "nan"], "expected points of 0 to 100"),
+        (["--int8", "--max-miou-drop", "1", "--random-weights"], "no mIoU to lose"),
+        (["--int8", "--quantise-attention"], "only with --fp8"),
+        (["--int8", "--float-type", "fp32"], "only with --target ort"),
+    ],
+)
+def test_options_that_make_no_sense(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
