@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,13 @@ from calibration.images import CalibrationImages
 from calibration.observers import Method
 from calibration.qdq_insertion import QdqInsertionPass, list_activations, list_products
 from calibration.ranges import Ranges, hash_graph
+from calibration.rewriting import (
+    Rewrite,
+    check_rewrites,
+    find_migration,
+    find_rewrites,
+    rewrite_model,
+)
 from calibration.scheme import Scheme
 
 # The largest magnitude seen: on land cover as good as any other for INT8, and the only one that
@@ -23,13 +31,15 @@ DEFAULT_METHOD: Method = "amax"
 class Calibration:
     """How ranges are found.
 
-    `images` are needed unless `ranges` of the same graph are given.
+    `images` are needed unless `ranges` of the same graph are given, which say how it was rewritten;
+    `rewrites` are of a graph whose ranges are to be found, None takes the scheme's usual ones.
     """
 
     images: CalibrationImages | None = None
     method: Method = DEFAULT_METHOD
     ranges: Ranges | None = None
     progress: bool = True
+    rewrites: tuple[Rewrite, ...] | None = None
 
 
 class QuantisedProduct(NamedTuple):
@@ -42,9 +52,12 @@ class QuantisedProduct(NamedTuple):
 def calibrate(model: ir.Model, scheme: Scheme, calibration: Calibration) -> Ranges:
     """Return the ranges of all activations that a scheme quantises in a float graph.
 
+    They are those of the graph as `quantise_model` rewrites it; the one given is left as it is.
+
     Raises:
         ValueError: if there are no images and no ranges of this graph, the images cannot serve, an
-            activation is not finite (its layer is named), or the graph has no product to quantise.
+            activation is not finite (its layer is named), the graph has no product to quantise, or
+            a rewrite is unknown.
     """
     graph_sha256 = hash_graph(model)
     products = list_products(model.graph, scheme)
@@ -56,12 +69,7 @@ def calibrate(model: ir.Model, scheme: Scheme, calibration: Calibration) -> Rang
     tensors = list_activations(model.graph, scheme)
     if calibration.ranges is not None:
         calibration.ranges.check_graph(graph_sha256)
-        missing = [name for name in tensors if name not in calibration.ranges.limits]
-        if missing:
-            raise ValueError(
-                f"the calibrated ranges lack '{missing[0]}' and {len(missing) - 1} more, which "
-                f"{scheme.name} needs; calibrate again with --images"
-            )
+        _check_complete(calibration.ranges, tensors, scheme)
         return calibration.ranges
     if scheme.dtype != ir.DataType.INT8 and calibration.method in ("entropy", "mse"):
         raise ValueError(
@@ -72,11 +80,22 @@ def calibrate(model: ir.Model, scheme: Scheme, calibration: Calibration) -> Rang
         raise ValueError(f"{scheme.name} needs images to calibrate on; give --images DIR")
     images, source = calibration.images
     warnings = check_calibration_images(images)
+    rewrites, progress = calibration.rewrites, calibration.progress
+    if rewrites is None:
+        rewrites = find_rewrites(scheme)
+    check_rewrites(rewrites)
+    migrates = "migration" in rewrites
+    migration = find_migration(model, scheme, images, progress) if migrates else {}
+    rewritten = model.clone()
+    rewrite_model(rewritten, scheme, rewrites, migration)
     collected = collect_ranges(
-        model, tensors, [images], calibration.method, scheme.largest,
-        progress=calibration.progress, total=len(images),
+        rewritten, tensors, [images], calibration.method, scheme.largest, progress,
+        total=len(images),
     )  # fmt: skip
-    return Ranges(graph_sha256, calibration.method, len(images), collected.limits, warnings, source)
+    return Ranges(
+        graph_sha256, calibration.method, len(images), collected.limits, warnings, source,
+        rewrites, migration,
+    )  # fmt: skip
 
 
 def quantise_model(
@@ -84,10 +103,12 @@ def quantise_model(
 ) -> tuple[QuantisedProduct, ...]:
     """Quantise a float graph in place; return what became of the scheme's products.
 
+    It is rewritten first as it was to find the ranges, what stays float too: that costs nothing.
+
     Args:
         model: FP32 or FP16.
         scheme: what to quantise.
-        ranges: of this graph.
+        ranges: of this graph and scheme.
         kept: names of products to leave float.
 
     Raises:
@@ -97,5 +118,15 @@ def quantise_model(
     unknown = sorted(kept - set(names))
     if unknown:
         raise ValueError(f"'{unknown[0]}' is no product that {scheme.name} quantises")
+    rewrite_model(model, scheme, ranges.rewrites, ranges.migration)
     QdqInsertionPass(scheme, ranges.limits, kept)(model)
     return tuple(QuantisedProduct(name, name not in kept) for name in names)
+
+
+def _check_complete(ranges: Ranges, tensors: Sequence[str], scheme: Scheme) -> None:
+    missing = [name for name in tensors if name not in ranges.limits]
+    if missing:
+        raise ValueError(
+            f"the calibrated ranges lack '{missing[0]}' and {len(missing) - 1} more, which "
+            f"{scheme.name} needs; calibrate again with --images"
+        )

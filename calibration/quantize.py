@@ -14,8 +14,14 @@ import onnx_ir as ir
 from calibration.float_graph import read_float_graph, read_input_size
 from calibration.images import load_calibration_images
 from calibration.observers import Method
-from calibration.quantization import DEFAULT_METHOD, Calibration, calibrate, quantise_model
+from calibration.quantization import (
+    DEFAULT_METHOD,
+    Calibration,
+    calibrate,
+    quantise_model,
+)
 from calibration.ranges import RANGES_NAME, Ranges
+from calibration.rewriting import REWRITES
 from calibration.scheme import SCHEMES
 from segvit.atomic import replace_folder
 from segvit.cli import run_main
@@ -41,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = load_calibration_images(
             arguments.images, size, arguments.num_images, arguments.seed
         )
-    calibration = Calibration(images, arguments.method, ranges, not arguments.json)
+    rewrites = None if arguments.rewrites is None else tuple(arguments.rewrites)
+    calibration = Calibration(images, arguments.method, ranges, not arguments.json, rewrites)
     ranges = calibrate(model, scheme, calibration)
     products = quantise_model(model, scheme, ranges, frozenset(arguments.keep))
     if "precision" in model.metadata_props:
@@ -56,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "images": ranges.images,
         "source": ranges.source,
         "method": ranges.method,
+        "rewrites": list(ranges.rewrites),
         "warnings": list(ranges.warnings),
     }
     print(json.dumps(report, indent=2) if arguments.json else _describe(report, arguments.out))
@@ -85,12 +93,17 @@ def _describe(report: dict[str, object], out: Path) -> str:
     assert isinstance(kept, list)
     lines = [
         f"{report['precision']}: {len(quantised)} products quantised, {len(kept)} kept float; "
-        f"ranges by {report['method']} of {report['source']}"
+        f"ranges by {report['method']} of {report['source']}{_join(report['rewrites'])}"
     ]
     warnings = report["warnings"]
     assert isinstance(warnings, list)
     lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join([*lines, f"wrote {out}: {MODEL_NAME}, {RANGES_NAME}"])
+
+
+def _join(rewrites: object) -> str:
+    assert isinstance(rewrites, list)
+    return f"; rewritten by {' and '.join(rewrites)}" if rewrites else ""
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -117,6 +130,9 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num-images", type=int, default=256, metavar="N", help="at most (default 256)")
     add("--method", choices=get_args(Method), default=DEFAULT_METHOD,
         help="what an activation's range is taken from (default %(default)s)")  # fmt: skip
+    add("--rewrites", nargs="*", choices=REWRITES,
+        help="exact rewrites of the float graph, or none; --ranges bring their own (default: "
+        "equalisation in INT8, none in FP8)")  # fmt: skip
     add("--ranges", type=Path, metavar="FILE",
         help="ranges.json of the same graph; needs no images")  # fmt: skip
     add("--keep", nargs="+", default=[], metavar="NODE", help="products to leave float")

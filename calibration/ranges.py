@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,7 @@ from segvit.atomic import write_bytes
 
 RANGES_NAME = "ranges.json"
 _SCHEMA = 1
+_LARGEST_EXPONENT = 30  # of a power of two that a channel is scaled by
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,14 @@ class Ranges:
     """What calibration found.
 
     `limits` maps each tensor to the magnitude at which it is clipped; `graph_sha256` is the
-    `hash_graph` of the float graph they were measured on; `source` says in words on what images.
+    `hash_graph` of the float graph they were found for; `source` says in words on what images.
+    `rewrites` names the exact rewrites of that graph before it was measured, as
+    `calibration.rewriting` knows them, and `migration` holds what one of them cannot find again
+    without images: the exponents of each norm's channels.
 
     Raises:
-        ValueError: if a limit is not above 0 and finite, or the number of images is negative.
+        ValueError: if a limit is not above 0 and finite, an exponent is none, or the number of
+            images is negative.
     """
 
     graph_sha256: str
@@ -37,11 +42,19 @@ class Ranges:
     limits: dict[str, float]
     warnings: tuple[str, ...] = ()
     source: str = ""
+    rewrites: tuple[str, ...] = ()
+    migration: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
             if not 0 < limit < math.inf:
                 raise ValueError(f"limits['{name}']: expected above 0 and finite, got {limit}")
+        for name, exponents in self.migration.items():
+            wide = [exponent for exponent in exponents if abs(exponent) > _LARGEST_EXPONENT]
+            if wide:
+                raise ValueError(
+                    f"migration['{name}']: expected up to {_LARGEST_EXPONENT}, got {wide[0]}"
+                )
         if self.images < 0:
             raise ValueError(f"images: expected 0 or more, got {self.images}")
 

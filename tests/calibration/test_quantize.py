@@ -41,6 +41,7 @@ def test_scores_stay_close_by_every_method(
     report = json.loads(capsys.readouterr().out)
     assert len(report["quantised"]) == 1 + 4 * 3
     assert (report["images"], report["warnings"], report["kept"]) == (32, [], [])
+    assert report["rewrites"] == ["equalisation"]
     quantised = ir.load(out / "model.onnx")
     assert quantised.metadata_props["precision"] == '"int8"'
     images = random_images(1, 64, 64, seed=5)
@@ -61,6 +62,22 @@ def test_ranges_and_what_stays_float(
     for name in kept:
         assert names[name].inputs[1].producer() is None
     assert names["encoder/1/qkv/MatMul"].inputs[1].producer().op_type == "DequantizeLinear"
+
+
+def test_rewrites_ride_in_the_ranges(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    images = ("--images", place / "images", "--num-images", 4)
+    options = _options(place, "--int8", *images, "--rewrites", "migration", "equalisation")
+    assert main([*options, "--out", str(first)]) == 0
+    assert "; rewritten by migration and equalisation" in capsys.readouterr().out
+    options = _options(place, "--int8", "--ranges", first / "ranges.json", "--json")
+    assert main([*options, "--out", str(second)]) == 0
+    assert json.loads(capsys.readouterr().out)["rewrites"] == ["migration", "equalisation"]
+    assert (first / "model.onnx").read_bytes() == (second / "model.onnx").read_bytes()
+    assert main([*_options(place, "--int8", *images, "--out", second), "--rewrites"]) == 0
+    assert json.loads((second / "ranges.json").read_text())["rewrites"] == []
 
 
 def test_bad_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,9 @@ from calibration.ranges import Ranges, hash_graph
 from tests.graphs import traced_graph
 
 RANGES = Ranges(
-    "ab" * 32, "entropy", 128, {"encoder/0/Gelu": 3.25, "head/Add": 0.1}, ("few",), "128 tiles"
-)
+    "ab" * 32, "entropy", 128, {"encoder/0/Gelu": 3.25, "head/Add": 0.1}, ("few",), "128 tiles",
+    ("migration",), {"encoder/0/norm1": (0, -2, 3)},
+)  # fmt: skip
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -25,6 +26,16 @@ def test_save_and_load(tmp_path: Path) -> None:
     RANGES.save(path)
     assert Ranges.load(path) == RANGES
     assert json.loads(path.read_text())["limits"]["encoder/0/Gelu"] == 3.25
+
+
+def test_a_file_from_before_the_rewrites(tmp_path: Path) -> None:
+    """Its limits are of the graph as it is, which is not rewritten then."""
+    path = tmp_path / "ranges.json"
+    RANGES.save(path)
+    document = json.loads(path.read_text())
+    del document["rewrites"], document["migration"]
+    path.write_text(json.dumps(document))
+    assert Ranges.load(path) == replace(RANGES, rewrites=(), migration={})
 
 
 @given(limit=st.floats(min_value=0, exclude_min=True, allow_infinity=False))
@@ -44,6 +55,12 @@ def test_limits_survive_to_the_last_bit(
         ({"limits": {"a": 0}}, r"limits\['a'\]: expected above 0 and finite, got 0"),
         ({"limits": {"a": -1.5}}, r"limits\['a'\]: expected above 0 and finite, got -1.5"),
         ({"limits": [1]}, "limits: expected an object"),
+        (
+            {"migration": {"a": [1, 0.5]}},
+            r"migration\['a'\]\[1\]: expected a whole number, got 0.5",
+        ),
+        ({"migration": {"a": [1, -99]}}, r"migration\['a'\]: expected up to 30, got -99"),
+        ({"rewrites": "migration"}, "rewrites: expected a list"),
         ({"images": -1}, "images: expected 0 or more, got -1"),
         ({"images": 1.5}, "images: expected a whole number"),
         ({"schema": 99}, "expected schema 1, got 99 of a later version"),
