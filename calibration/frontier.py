@@ -62,8 +62,8 @@ def draw_frontier(frontier: Frontier, budget_points: float) -> bytes:
     panels = [
         (name, label)
         for name, label in (
-            ("estimated_ms", f"estimate, ms ({frontier.setup.speed})"),
-            ("measured_ratio", "measured on ONNX Runtime's CPU provider, of the float graph"),
+            ("estimated_ms", f"estimated ms ({frontier.setup.speed.split(' + ')[0]})"),
+            ("measured_ratio", "latency on ONNX Runtime's CPU provider, of the float graph's"),
         )
         if any(getattr(speed, name) is not None for speed in speeds)
     ]

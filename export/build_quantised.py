@@ -199,7 +199,10 @@ class _SpeedMeter:
         with TemporaryDirectory() as folder:
             path = _save(model, Path(folder))
             estimate = None if self._compiler is None else self._estimate(path, self._compiler)
-            return Speed(estimate, self._time(path) if self._is_timed else None)
+            ratio = None
+            if self._is_timed:
+                ratio = 1.0 if model is self._graph else self._time(path)
+            return Speed(estimate, ratio)
 
     def _estimate(self, path: Path, compiler: Target) -> float:
         names = (self._gpu.compute_capability,)
