@@ -52,9 +52,9 @@ class QkvEqualisationPass(ir.passes.InPlacePass):
        down, to the largest query or key column, as close as a power of two does.
 
     Values may take the whole range because the scale is set by queries and keys already; that
-    shrinks the rows of the output projection more often than it makes them grow. Integer schemes
-    leave that one float, and FP8 has one scale an output channel and rounds relative to each
-    value, as it does its activation: neither sees a power of two.
+    shrinks the rows of the output projection more often than it makes them grow. INT8 leaves that
+    one float. FP8 does not, but rounds it and its activation relative to each value, so that
+    uneven rows cost it no digits down to 2**-14 of the largest.
 
     Refuses: attention any of whose three products the scheme leaves float or scales by channel;
     anything but reshapes and transpositions between projection and attention, such as rotary
