@@ -24,16 +24,22 @@ from segvit.config import VARIANTS
 _EPILOG = """\
 example:
   python -m benchmarks.build_cost --model vit_b_ade20k --tail-strips 1 4
+  python -m benchmarks.build_cost --model vit_l_ade20k --int8 --target ort trt-rtx
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build each model in a process of its own and print what it took."""
     arguments = _parse_arguments(argv)
-    jobs = [(model, strips) for model in arguments.model for strips in arguments.tail_strips]
+    jobs = [
+        [f"--model={model}", "--random-weights", *_describe_precision(arguments),
+         *(f"--target={target}" for target in arguments.target),
+         f"--compute-capability={arguments.compute_capability}", f"--tail-strips={strips}"]
+        for model in arguments.model for strips in arguments.tail_strips
+    ]  # fmt: skip
     builds = [
-        measure_build(model, strips, arguments.compute_capability)
-        for model, strips in tqdm(jobs, unit="build", leave=False, disable=arguments.json or None)
+        measure_build(options)
+        for options in tqdm(jobs, unit="build", leave=False, disable=arguments.json or None)
     ]
     report = {"machine": describe_machine(), "builds": builds}
     if arguments.out:
@@ -42,16 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_build(model: str, strips: int, capability: str) -> dict[str, Any]:
-    """Return time, peak memory, audit and score error of an FP16 build with random weights.
+def measure_build(options: Sequence[str]) -> dict[str, Any]:
+    """Return time, peak memory, audit and score error of a build with these options.
+
+    Args:
+        options: of `export.build`, `--model=NAME` first.
 
     Raises:
         RuntimeError: if the build fails, with what it said.
     """
-    options = [
-        f"--model={model}", "--random-weights", "--fp16", "--target=trt-rtx",
-        f"--compute-capability={capability}", f"--tail-strips={strips}",
-    ]  # fmt: skip
+    model = options[0].removeprefix("--model=")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         artifact = Path(folder) / "artifact"
         command = [sys.executable, "-m", "export.build", *options, f"--out={artifact}"]
@@ -65,25 +71,35 @@ def measure_build(model: str, strips: int, capability: str) -> dict[str, Any]:
             lines = said.read().decode(errors="replace").splitlines() or ["it said nothing"]
             raise RuntimeError(f"the build of '{model}' failed: {lines[-1]}")
         manifest = Manifest.read(artifact)
-        plan_bytes = (artifact / manifest.targets[0].file).stat().st_size
-    audit, parity = manifest.targets[0].audit, manifest.parity
+        engine = next(entry for entry in manifest.targets if entry.audit is not None)
+        plan_bytes = (artifact / engine.file).stat().st_size
+    audit, parity = engine.audit, manifest.parity
     assert audit is not None
     assert parity is not None
     return {
         "model": model,
-        "options": options,
+        "options": list(options),
         "seconds": round(seconds, 1),
-        "engine_seconds": manifest.targets[0].build_seconds,
+        "engine_seconds": engine.build_seconds,
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),
         "engine_mb": round(plan_bytes / 1e6, 1),
         "kernels": audit.kernels,
         "attentions": audit.attentions,
         "fused_attentions": audit.fused_attentions,
+        "gemm_datatypes": audit.gemm_datatypes,
         "traffic_mb": audit.traffic_mb,
         "activation_mb": audit.activation_mb,
         "parts": {name: [part.kernels, part.traffic_mb] for name, part in audit.parts.items()},
         "score_rms": parity.details["score_rms"],
     }
+
+
+def _describe_precision(arguments: argparse.Namespace) -> list[str]:
+    """Return the options of `export.build` that decide the precision."""
+    if arguments.precision == "fp16":
+        return ["--fp16"]
+    count = arguments.num_calibration_images
+    return [f"--{arguments.precision}", f"--num-calibration-images={count}"]
 
 
 def _format(builds: Sequence[dict[str, Any]]) -> str:
@@ -109,6 +125,15 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", choices=list(VARIANTS), nargs="+", default=["vit_b_ade20k"],
                         metavar="NAME")  # fmt: skip
+    precision = parser.add_mutually_exclusive_group()
+    for name in ("fp16", "int8", "fp8"):
+        precision.add_argument(f"--{name}", dest="precision", action="store_const", const=name,
+                               default="fp16", help="of the builds (default FP16)")  # fmt: skip
+    parser.add_argument("--num-calibration-images", type=int, default=8, metavar="N",
+                        help="of an INT8 or FP8 build (default %(default)s)")  # fmt: skip
+    parser.add_argument("--target", choices=("trt-rtx", "ort"), nargs="+", default=["trt-rtx"],
+                        help="what is built; one of them an engine (default trt-rtx)",
+                        )  # fmt: skip
     parser.add_argument("--compute-capability", default="SM89", metavar="SM")
     parser.add_argument("--tail-strips", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")

@@ -39,11 +39,12 @@ from export.manifest import (
 from export.passes import deploy_passes
 from export.score_reader import ScoreReader
 from export.trace import trace_model
-from export.verify import ParityReport, Prediction, check_parity, compare
+from export.verify import Labels, ParityReport, Predict, Prediction, check_parity, compare
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
 from segvit.config import find_variant
+from segvit.memory import release_memory
 from segvit.model import SegViT, Size, build_model
 from segvit.prediction import predict_scores
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
@@ -55,6 +56,7 @@ PRECISIONS_NAME = "build.json"
 # ONNX files hold at most 2 GB; larger weights go beside them.
 EXTERNAL_DATA_BYTES = 2_000_000_000
 Say = Callable[[str], None]
+Seen = tuple[NDArray[np.uint8], Labels]  # a batch and what was made of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = find_scheme(arguments.precision, arguments.quantise_attention)
             scheme = Quantisation(found, config, size, targets, folder)
         manifest = _export(arguments, model, size, scheme, manifest, staged, say)
+        release_memory()
         builds = _build_engines(arguments, targets, staged, say)
+        release_memory()
         manifest = manifest.with_targets(builds.entries, builds.not_built, builds.files)
         manifest = _write_precisions(builds, manifest, staged)
         manifest = replace(manifest, warnings=manifest.warnings + builds.warnings)
@@ -188,6 +192,8 @@ def _export(
     deploy = DeployModel(model, size, arguments.output, arguments.tail_strips)
     batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
     graph = trace_model(deploy, size, batch)
+    del deploy  # its weights, 1.4 GB in ViT-L, go as the passes replace them
+    release_memory()
     fired = []
     for graph_pass in deploy_passes(arguments.float_type if wanted else arguments.precision):
         if graph_pass(graph).modified:
@@ -264,18 +270,13 @@ def _verify(
     """
     model = model.to(arguments.device)
     golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
-    golden_labels: list[NDArray[np.int32]] = []
-
-    def reference(images: NDArray[np.uint8]) -> Prediction:
-        prediction = _predict_reference(model, images)
-        if sum(map(len, golden_labels)) < len(golden):  # the first images, in order
-            golden_labels.append(prediction.labels.astype(np.int32))
-        return prediction
-
+    wanted: list[Seen] = []
+    got: list[Seen] = []
+    reference = _keep_first(partial(_predict_reference, model), len(golden), wanted)
     reader = ScoreReader(folder / ONNX_NAME, arguments.precision, model.config.num_classes)
     report = compare(
         reference,
-        reader,
+        _keep_first(reader, 1, got),
         check.images,
         check.truth,
         model.config.num_classes,
@@ -284,8 +285,9 @@ def _verify(
     )
     say(f"parity on {check.source}: {_describe_report(report, arguments.random_weights)}")
     check_parity(report, arguments.precision, arguments.random_weights, arguments.max_miou_drop)
-    manifest = _write_golden(golden, golden_labels, manifest, folder)
-    warnings = _check_runtime(arguments, manifest, folder, golden, reader, say)
+    manifest = _write_golden(golden, [labels for _, labels in wanted], manifest, folder)
+    reader.close()  # ahead of the runtimes' own copies of the weights
+    warnings = _check_runtime(arguments, manifest, folder, *got[0], say)
     figures = asdict(report)
     details = {"source": check.source, "score_rms": figures.pop("score_rms")}
     if arguments.random_weights:
@@ -298,15 +300,27 @@ def _verify(
     )
 
 
+def _keep_first(predict: Predict, count: int, kept: list[Seen]) -> Predict:
+    """Return `predict`, made to append its batches to `kept` until they hold `count` images."""
+
+    def predict_and_keep(images: NDArray[np.uint8]) -> Prediction:
+        prediction = predict(images)
+        if sum(len(labels) for _, labels in kept) < count:
+            kept.append((images, prediction.labels))
+        return prediction
+
+    return predict_and_keep
+
+
 def _write_golden(
     images: NDArray[np.uint8],
-    batches: Sequence[NDArray[np.int32]],
+    batches: Sequence[Labels],
     manifest: Manifest,
     folder: Path,
 ) -> Manifest:
     """Write images with the reference's labels of them, given in batches; return the manifest."""
     labels = np.concatenate(batches)[: len(images)]  # a last batch is filled up with copies
-    np.savez_compressed(folder / GOLDEN_NAME, images=images, labels=labels)
+    np.savez_compressed(folder / GOLDEN_NAME, images=images, labels=labels.astype(np.int32))
     files = manifest.files | {GOLDEN_NAME: hash_file(folder / GOLDEN_NAME)}
     manifest = replace(manifest, files=files)
     manifest.write(folder)
@@ -318,16 +332,13 @@ def _check_runtime(
     manifest: Manifest,
     folder: Path,
     images: NDArray[np.uint8],
-    reader: ScoreReader,
+    expected: Labels,
     say: Say,
 ) -> tuple[str, ...]:
     """Run the artifact through every runtime that works here and compare it with what was gated.
 
     Returns warnings for the targets that could not run.
     """
-    batch = arguments.batch[1]
-    part = images[np.arange(batch) % len(images)]
-    expected = reader(part).labels
     warnings = []
     for target in dict.fromkeys(entry.target for entry in manifest.targets):
         try:
@@ -336,7 +347,7 @@ def _check_runtime(
             warnings.append(f"{target}: compiled and audited, not run: {error}")
             continue
         with runtime:
-            got = runtime.infer(part)
+            got = runtime.infer(images)
             got = got if arguments.output == "labels" else got.argmax(axis=1)
         agreement = float((got == expected).mean())
         say(f"{target}: runs, {agreement:.5f} of labels as verified")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.passes import check_passes
 from export.verify import Prediction
+from segvit.memory import release_memory
 
 
 class ScoreReader:
@@ -34,13 +36,16 @@ class ScoreReader:
             check_pass(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # What one image needs goes back before the reference runs: an arena would keep it.
+        options.enable_cpu_mem_arena = False
         providers = ["CPUExecutionProvider"]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "scores.onnx"
             # Beside the graph, so that no size limit of the format stands in the way.
             ir.save(model, path, external_data="scores.data")
             del model
-            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+            release_memory()
+            self.session: Any = onnxruntime.InferenceSession(path, options, providers=providers)
 
     def __call__(self, images: NDArray[np.uint8]) -> Prediction:
         """Return labels `(n, H, W)` and float32 scores `(n, K, H, W)`."""
@@ -54,4 +59,9 @@ class ScoreReader:
         if len(joined) != count:
             joined = joined[0].reshape(-1, count, height * width).swapaxes(0, 1)
         scores = joined[:, : self.num_classes].reshape(count, -1, height, width)
-        return Prediction(first, scores.astype(np.float32))
+        return Prediction(first, scores.astype(np.float32, copy=False))
+
+    def close(self) -> None:
+        """Free the session."""
+        self.session = None
+        release_memory()

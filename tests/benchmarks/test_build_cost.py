@@ -23,6 +23,16 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < build["score_rms"] < 2e-3
 
 
+@pytest.mark.trt_rtx
+def test_a_quantised_build_beside_another_target(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "vit_t_landcover", "--int8", "--num-calibration-images", "2"]
+    assert main([*options, "--target", "ort", "trt-rtx", "--json"]) == 0
+    (build,) = json.loads(capsys.readouterr().out)["builds"]
+    assert {"--int8", "--num-calibration-images=2", "--target=ort"} < set(build["options"])
+    assert build["gemm_datatypes"]["Int8"] > 0
+    assert build["engine_mb"] > 0
+
+
 def test_a_failed_build_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_main(main, ["--model", "vit_t_landcover", "--compute-capability", "SM1", "--json"])

@@ -1,11 +1,14 @@
 """Traced graphs give the model's own output, with the shapes and names promised."""
 
+import gc
 import re
+import weakref
 
 import pytest
 import torch
 
 from export.deploy import DeployModel
+from export.trace import trace_model
 from tests.graphs import relative_rms, run_graph, traced_graph
 from tests.tiny_models import make_config, make_model, random_images
 from tests.tolerances import ORT_FP32_RMS
@@ -68,3 +71,15 @@ def test_dead_outputs_and_constant_queries_are_gone() -> None:
     assert sum("mask_query" in name and "MatMul" in name for name in names) == 3
     assert sum("classifier" in name and "MatMul" in name for name in names) == 1
     assert not any(name.startswith("head/stages/0/0/self_attn") for name in names)
+
+
+def test_weights_go_with_the_graph() -> None:
+    deploy = DeployModel(make_model(make_config()), (64, 64))
+    weights = [weakref.ref(w) for w in deploy.parameters() if w.ndim == 2]
+    graph = trace_model(deploy, (64, 64), batch=1)
+    del deploy
+    gc.collect()
+    assert any(weight() is not None for weight in weights)
+    del graph
+    gc.collect()
+    assert all(weight() is None for weight in weights)

@@ -1,6 +1,7 @@
 """Comparison of two callables, with differences made by hand."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ def test_differences_are_counted() -> None:
     half = pixels // 2
     assert report.miou == pytest.approx(((half - 1) / half + half / (half + 1)) / 2)
     assert report.max_class_iou_drop == pytest.approx(1 / half)
+
+
+def test_scores_are_compared_in_little_memory() -> None:
+    images = np.zeros((1, 256, 256, 3), np.uint8)
+    scores = np.zeros((1, 64, 256, 256), np.float32)  # 17 MB
+    prediction = Prediction(np.zeros((1, 256, 256), np.int64), scores)
+    tracemalloc.start()
+    compare(lambda _: prediction, lambda _: prediction, images, None, 64, show_progress=False)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < scores.nbytes / 2
 
 
 def test_without_truth_there_is_no_miou() -> None:
