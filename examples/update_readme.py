@@ -263,6 +263,61 @@ def render_quantised_cpu() -> list[str]:
     return [*lines, "", f"{where}, {runs}."]
 
 
+def render_quantisers() -> list[str]:
+    """Return other quantisers' graphs beside ours, and why some have no figures."""
+    result = _read("quantisers")
+    lines = [
+        "| | given | chose the products | mIoU | labels as FP32 | score error, relative RMS "
+        "| kernels | attentions fused | products | MB moved | engine build |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    skipped = [r for r in result["rows"] if r["failures"].get("quantise", "").startswith("skipped")]
+    rows = [row for row in result["rows"] if row not in skipped]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    reasons = [f"- Not measured here: {name}." for name in sorted({r["tool"] for r in skipped})]
+    for row in rows:
+        name = row["name"] if len(models) == 1 else f"`{row['model']}`, {row['name']}"
+        nodes = {"none": "", "ours": "we"}.get(
+            row["tool"], "we" if row["nodes"] == "ours" else "it"
+        )
+        accuracy = row["accuracy"] and (
+            f"{row['accuracy']['miou']:.4f}",
+            f"{row['accuracy']['pixel_agreement']:.4f}",
+            f"{row['accuracy']['score_rms']:.1e}",
+        )
+        cells = (name, row["source"].upper(), nodes, *(accuracy or ("none",) * 3))
+        lines.append(f"| {' | '.join((*cells, *_engine_cells(row['engine'])))} |")
+        reasons += [
+            f"- {name}, given {row['source'].upper()}, {stage}: {_shorten(reason)}"
+            for stage, reason in row["failures"].items()
+        ]
+    tools = {"ONNX Runtime": result["machine"]["onnxruntime"]}
+    if result["versions"]["modelopt"]:
+        tools["ModelOpt"] = result["versions"]["modelopt"]["nvidia-modelopt"]
+    tools["trt-rtx"] = f"{result['versions']['trt-rtx']}, {result['compute_capability']}"
+    versions = "; ".join(f"{name} {version}" for name, version in tools.items())
+    about = f"{result['images']}, calibrated on {result['calibration']}"
+    model = f"`{models[0]}`, " if len(models) == 1 else ""
+    return [*lines, "", *reasons, *([""] if reasons else []), f"{model}{about}; {versions}."]
+
+
+def _engine_cells(engine: Result | None) -> tuple[str, ...]:
+    if engine is None:
+        return ("none",) * 5
+    return (
+        str(engine["kernels"]),
+        f"{engine['fused_attentions']} of {engine['attentions']}",
+        " + ".join(f"{count} {name}" for name, count in engine["gemm_datatypes"].items()),
+        f"{engine['traffic_mb']:,.0f}",
+        f"{engine['build_seconds']:.0f} s",
+    )
+
+
+def _shorten(reason: str, length: int = 170) -> str:
+    text = reason if len(reason) <= length else f"{reason[:length].rstrip(' .…')}…"
+    return f"`{text.replace('`', chr(39))}`"
+
+
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "parity": render_parity,
     "audit": render_audit,
@@ -275,6 +330,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "data": render_data,
     "quantised": render_quantised,
     "quantised_cpu": render_quantised_cpu,
+    "quantisers": render_quantisers,
 }
 
 
