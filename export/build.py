@@ -192,12 +192,12 @@ def _export(
     deploy = DeployModel(model, size, arguments.output, arguments.tail_strips)
     batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
     graph = trace_model(deploy, size, batch)
-    del deploy  # its weights, 1.4 GB in ViT-L, go as the passes replace them
-    release_memory()
+    del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
     fired = []
     for graph_pass in deploy_passes(arguments.float_type if wanted else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
+    release_memory()
     seconds = time.perf_counter() - started
     if wanted is not None:
         manifest = quantise_graph(arguments, graph, wanted, manifest, folder, say)
