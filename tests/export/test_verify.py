@@ -103,3 +103,8 @@ def test_gates_are_the_promised_ones() -> None:
     assert GATES["fp16"].pixel_agreement >= 0.999
     assert GATES["fp16"].miou_drop <= 0.001
     assert GATES["fp16"].score_rms <= 2e-3
+
+
+def test_scores_that_are_no_numbers_fail_their_gate() -> None:
+    with pytest.raises(ParityError, match="by nan"):
+        check_parity(ParityReport(1, 1.0, float("nan"), 1.0), "fp16", random_weights=True)
