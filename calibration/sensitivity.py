@@ -102,9 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = {layer.name for layer in results.layers}
     missing = {name: group for name, group in groups.items() if name not in done}
     if missing:
-        meter = ErrorMeter(
-            model, scheme, ranges, held_out.images, held_out.truth, len(class_names)
-        )
+        meter = ErrorMeter(model, scheme, ranges, held_out.images, held_out.truth, len(class_names))
         for layer in measure_layer_errors(meter, missing, not arguments.json):
             results = replace(results, layers=(*results.layers, layer))
             results.save(path)
