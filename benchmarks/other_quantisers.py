@@ -19,9 +19,10 @@ _WORKER = Path(__file__).with_name("modelopt_worker.py")
 _MODELOPT_PACKAGES = ("nvidia-modelopt", "onnx", "onnxruntime", "torch")
 _PROBE = """
 import json
+import sys
 from importlib.metadata import version
 import modelopt.onnx.quantization
-print(json.dumps({name: version(name) for name in %r}))
+sys.stdout.write(json.dumps({name: version(name) for name in %r}))
 """
 # TensorRT's parsers refuse zero points and quantised biases.
 _ORT_OPTIONS = {

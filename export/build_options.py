@@ -69,6 +69,9 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
     lost = [name for name, value in given.items() if value]
     if lost and arguments.precision not in SCHEMES:
         parser.error(f"{lost[0]}: only with --int8 or --fp8")
+    folders = [path.resolve() for path in (arguments.images, arguments.calibration_images) if path]
+    if len(folders) == 2 and folders[0] == folders[1]:
+        parser.error("--calibration-images: expected others than --images, which verify")
     if arguments.quantise_attention and arguments.precision != "fp8":
         parser.error("--quantise-attention: only with --fp8; see docs/quantization.md")
     if arguments.max_miou_drop is not None and arguments.random_weights:

@@ -28,7 +28,10 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 # The same command with less work, and the file it must leave.
 SHORTER = {
     "segvit.train": ("--max-steps", "1", "--batch-size", "2", "--device", "cpu"),
-    "export.build": ("--num-images", "2"),
+    "export.build": (
+        *("--num-images", "2", "--num-search-images", "4"),
+        *("--num-calibration-images", "16"),
+    ),
     "benchmarks.latency": ("--rounds", "2", "--warm-up", "0"),
 }
 

@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint, and images to calibrate and to verify on."""
     place = tmp_path_factory.mktemp("quantised")
     save_checkpoint(make_model(make_config()), place / "tiny.safetensors")
-    for folder, count, seed in (("calibrate", 32, 1), ("verify", 4, 2)):
+    for folder, count, seed in (("calibrate", 32, 1), ("few", 4, 3), ("verify", 4, 2)):
         (place / folder).mkdir()
         for index, image in enumerate(random_images(count, 64, 64, seed)):
             cv2.imwrite(str(place / folder / f"{index}.png"), np.ascontiguousarray(image))
@@ -76,11 +76,11 @@ def test_ranges_serve_a_second_build_and_no_other_graph(
 
 
 def test_few_images_are_a_warning_that_the_manifest_keeps(place: Path) -> None:
-    options = _options(place, "int8", "few")
-    assert main([*options, "--calibration-images", str(place / "verify"), "--target", "ort"]) == 0
+    options = _options(place, "int8", "short")
+    assert main([*options, "--calibration-images", str(place / "few"), "--target", "ort"]) == 0
     assert any(
         "4 calibration images are few" in warning
-        for warning in Manifest.read(place / "few").warnings
+        for warning in Manifest.read(place / "short").warnings
     )
 
 
@@ -174,6 +174,7 @@ def test_a_budget_that_cannot_be_held_is_no_success(
         (["--int8", "--max-miou-drop", "nan"], "expected points of 0 to 100"),
         (["--int8", "--max-miou-drop", "1", "--random-weights"], "no mIoU to lose"),
         (["--int8", "--quantise-attention"], "only with --fp8"),
+        (["--int8", "--images", "a", "--calibration-images", "a"], "others than --images"),
         (["--int8", "--float-type", "fp32"], "only with --target ort"),
     ],
 )
