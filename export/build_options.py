@@ -74,6 +74,8 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
         parser.error("--calibration-images: expected others than --images, which verify")
     if arguments.quantise_attention and arguments.precision != "fp8":
         parser.error("--quantise-attention: only with --fp8; see docs/quantization.md")
+    if arguments.quantise_attention and arguments.max_miou_drop is not None:
+        parser.error("--quantise-attention: not with --max-miou-drop, which frees linears alone")
     if arguments.max_miou_drop is not None and arguments.random_weights:
         parser.error("--max-miou-drop: random weights have no mIoU to lose")
     if arguments.float_type == "fp32" and arguments.target != ["ort"]:

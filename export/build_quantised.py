@@ -9,7 +9,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -91,6 +91,10 @@ def quantise_graph(
     return replace(manifest, warnings=manifest.warnings + warnings)
 
 
+def _hash_ranges(ranges: Ranges) -> str:
+    return hashlib.sha256(json.dumps(asdict(ranges), sort_keys=True).encode()).hexdigest()
+
+
 def search_folder(out: Path) -> Path:
     """Return where the search for an artifact is kept until that is written."""
     return out.with_name(f"{out.name}.search")
@@ -120,12 +124,8 @@ def _search(
     speed = _SpeedMeter(arguments, graph, wanted)
     setup = SearchSetup(
         graph_sha256=hash_graph(graph),
-        ranges_sha256=hashlib.sha256(
-            json.dumps(ranges.limits, sort_keys=True).encode()
-        ).hexdigest(),
-        scheme=f"{wanted.scheme.name}, attention"
-        if wanted.scheme.attention
-        else wanted.scheme.name,
+        ranges_sha256=_hash_ranges(ranges),
+        scheme=wanted.scheme.name,
         images=source,
         images_sha256=hashlib.sha256(np.ascontiguousarray(held_out.images).data).hexdigest(),
         speed=speed.description,

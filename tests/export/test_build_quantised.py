@@ -174,6 +174,7 @@ def test_a_budget_that_cannot_be_held_is_no_success(
         (["--int8", "--max-miou-drop", "nan"], "expected points of 0 to 100"),
         (["--int8", "--max-miou-drop", "1", "--random-weights"], "no mIoU to lose"),
         (["--int8", "--quantise-attention"], "only with --fp8"),
+        (["--fp8", "--quantise-attention", "--max-miou-drop", "1"], "frees linears alone"),
         (["--int8", "--images", "a", "--calibration-images", "a"], "others than --images"),
         (["--int8", "--float-type", "fp32"], "only with --target ort"),
     ],
