@@ -29,6 +29,7 @@ from calibration.quantization import quantise_model
 from calibration.ranges import Ranges
 from calibration.scheme import Scheme
 from export.manifest_decode import decode
+from export.verify import GATES
 from segvit.atomic import write_bytes
 
 FRONTIER_NAME = "frontier.json"
@@ -117,16 +118,19 @@ class Frontier:
             if frontier.schema != _SCHEMA:
                 raise ValueError(f"expected schema {_SCHEMA}, got {frontier.schema}")
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{path}' holds no search to go on with: {error}") from error
+            raise ValueError(
+                f"'{path}' holds no search to go on with: {error}; delete it to search anew"
+            ) from error
         return frontier
+
+    def holds(self, point: Point, budget_points: float) -> bool:
+        """Return whether a point passes the budget and the gate of its precision on labels."""
+        agreement = GATES[self.setup.scheme].pixel_agreement
+        return point.miou_drop_points <= budget_points and point.label_agreement >= agreement
 
     def choose(self, budget_points: float) -> Point | None:
         """Return the fastest point with anything quantised that holds the budget."""
-        holding = [
-            point
-            for point in self.points
-            if point.quantised and point.miou_drop_points <= budget_points
-        ]
+        holding = [p for p in self.points if p.quantised and self.holds(p, budget_points)]
         return min(holding, key=lambda point: (point.speed.cost, point.kept), default=None)
 
     def loses_to_float(self, point: Point) -> bool:
@@ -175,6 +179,7 @@ class BudgetSearch:
         self._frontier = (
             earlier if earlier is not None and earlier.setup == setup else Frontier(setup)
         )
+        self._measure_float()  # first, since it fails at once where nothing can be ranked
         self._measure_layers()
         self._measure_kinds()
         order = order_products(self._frontier, self._work)
@@ -195,10 +200,12 @@ class BudgetSearch:
         for layer in measure_layer_errors(self._meter, missing, self._progress):
             self._save(replace(self._frontier, layers=(*self._frontier.layers, layer)))
 
-    def _measure_kinds(self) -> None:
+    def _measure_float(self) -> None:
         if self._frontier.float_speed is None:
             speed = self._measure_speed(self._model)
             self._save(replace(self._frontier, float_speed=speed))
+
+    def _measure_kinds(self) -> None:
         kinds = dict.fromkeys(map(kind_of, self._work))
         missing = [kind for kind in kinds if kind not in self._frontier.kinds]
         for kind in tqdm(missing, desc="speed", unit="kind", disable=not self._progress):
@@ -236,10 +243,11 @@ class BudgetSearch:
     def _close_gap(self, order: Sequence[str], budget_points: float) -> None:
         """Halve the gap between the most that cannot be quantised and what can."""
         while True:
-            drops = {len(point.kept): point.miou_drop_points for point in self._frontier.points}
-            failing = [count for count, drop in drops.items() if drop > budget_points]
+            holds = {len(p.kept): self._frontier.holds(p, budget_points)
+                     for p in self._frontier.points}  # fmt: skip
+            failing = [count for count, held in holds.items() if not held]
             low = max(failing, default=0)
-            above = [count for count in drops if count > low]
+            above = [count for count in holds if count > low]
             # With nothing quantised nothing is lost, and nothing measured.
             high = min(above, default=len(order))
             if not failing or high - low <= 1:

@@ -42,7 +42,7 @@ def format_frontier(frontier: Frontier, budget_points: float) -> str:
     lines = [f"  {'quantised':>9}{'mIoU drop':>11}{'labels equal':>14}"
              f"{'estimate':>11}{'measured':>10}  kept float"]  # fmt: skip
     for point in _in_order(frontier):
-        mark = "*" if point == chosen else " " if point.miou_drop_points <= budget_points else "x"
+        mark = "*" if point == chosen else " " if frontier.holds(point, budget_points) else "x"
         drop = f"{round(point.miou_drop_points, 3) + 0.0:.3f}"  # no -0.000
         lines.append(
             f"{mark} {point.quantised:9}{drop:>11}{point.label_agreement:14.5f}"
@@ -84,7 +84,7 @@ def _draw_panel(
         value = getattr(point.speed, name)
         if value is None:
             continue
-        holds = point.miou_drop_points <= budget_points
+        holds = frontier.holds(point, budget_points)
         colour = _CHOSEN if point == chosen else _HOLDING if holds else _FAILING
         axes.plot(value, point.miou_drop_points, "o", color=colour, markersize=8)
         axes.annotate(

@@ -90,6 +90,7 @@ class ErrorMeter:
         images: `(n, H, W, 3)` of the graph's size, best none that the ranges were measured on.
         truth: `(n, H, W)`, 255 ignored, or None.
         num_classes: K.
+        against_float: without truth, take the float graph's own labels for it.
 
     Raises:
         ValueError: if there are no images.
@@ -103,11 +104,13 @@ class ErrorMeter:
         images: NDArray[np.uint8],
         truth: NDArray[np.integer] | None,
         num_classes: int,
+        against_float: bool = False,
     ) -> None:
         if len(images) == 0:
             raise ValueError("held-out images: expected at least one, got none; see --images")
         self._model, self._scheme, self._ranges = model, scheme, ranges
         self._images, self._truth, self._num_classes = images, truth, num_classes
+        self._against_float = against_float
         self._products = _name_products(model, scheme)
         self._reference = _FloatScores(_open_reader(model, "fp32", num_classes))
 
@@ -131,7 +134,7 @@ class ErrorMeter:
         reader = _open_reader(quantised, self._scheme.name, self._num_classes)
         report = compare(
             self._reference, reader, self._images, self._truth, self._num_classes,
-            _read_batch(self._model), show_progress=False,
+            _read_batch(self._model), show_progress=False, against_reference=self._against_float,
         )  # fmt: skip
         if not math.isfinite(report.score_rms):
             raise ValueError(
@@ -142,17 +145,6 @@ class ErrorMeter:
         if report.miou is not None and report.miou_reference is not None:
             drop = 100 * (report.miou_reference - report.miou)
         return LayerError(name, report.score_rms, report.pixel_agreement, drop)
-
-    def take_truth(self, truth: NDArray[np.integer]) -> None:
-        """Measure mIoU against these labels `(n, H, W)` from now on."""
-        self._truth = truth
-
-    def label_floats(self) -> NDArray[np.integer]:
-        """Return the float graph's own labels of the images, `(n, H, W)`."""
-        batch, count = _read_batch(self._model), len(self._images)
-        starts = range(0, count, batch)
-        parts = [self._reference(self._images[np.arange(s, s + batch) % count]) for s in starts]
-        return np.concatenate([part.labels for part in parts])[:count]
 
 
 def measure_layer_errors(

@@ -128,5 +128,5 @@ def _check_complete(ranges: Ranges, tensors: Sequence[str], scheme: Scheme) -> N
     if missing:
         raise ValueError(
             f"the calibrated ranges lack '{missing[0]}' and {len(missing) - 1} more, which "
-            f"{scheme.name} needs; calibrate again with --images"
+            f"{scheme.name} needs; calibrate again, without --ranges"
         )

@@ -85,7 +85,7 @@ class Ranges:
             return decode(cls, document)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"'{path}' holds no calibrated ranges: {error}; calibrate again with --images"
+                f"'{path}' holds no calibrated ranges: {error}; calibrate again, without --ranges"
             ) from error
 
     def check_graph(self, sha256: str) -> None:
@@ -94,7 +94,7 @@ class Ranges:
             raise ValueError(
                 f"the calibrated ranges are of another graph: expected {sha256[:12]}…, got "
                 f"{self.graph_sha256[:12]}…; its weights, size, batch or precision differ, "
-                "calibrate again with --images"
+                "calibrate again, without --ranges"
             )
 
 

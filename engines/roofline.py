@@ -56,6 +56,9 @@ GPUS = {
 }  # fmt: skip
 
 
+DEFAULT_GPU = "RTX-4090"
+
+
 def estimate_ms(kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu) -> float:
     """Return the milliseconds that an engine's kernels would take at a GPU's peaks.
 

@@ -25,7 +25,7 @@ from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_arguments
-from export.build_quantised import Quantisation, quantise_graph, remove_search
+from export.build_quantised import Quantisation, check_search, quantise_graph, remove_search
 from export.check_images import CheckImages, load_check_images
 from export.deploy import DeployModel
 from export.manifest import (
@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     default_count = 2 if arguments.random_weights else 64
     count = arguments.num_images or default_count
     check = load_check_images(arguments.images, config, size, count, arguments.seed)
+    if arguments.max_miou_drop is not None:
+        check_search(arguments, targets)
     with stage_artifact(folder) as staged:
         manifest = _describe(arguments, model, size)
         scheme = None
@@ -88,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest.write(staged)
         manifest = _verify(arguments, model, check, manifest, staged, say)
         manifest.write(staged)
-    remove_search(folder)
+    if arguments.max_miou_drop is not None:
+        remove_search(folder)
     for missing in manifest.not_built:
         say(f"not built: {missing.target}: {missing.reason}")
     for warning in manifest.warnings:
@@ -171,7 +174,7 @@ def _public_arguments(arguments: argparse.Namespace) -> list[str]:
     options += ["--random-weights"] if arguments.random_weights else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
     if arguments.precision in SCHEMES:
-        options += [f"--float-type={arguments.float_type}"]
+        options += [f"--float-type={arguments.float_type or 'fp16'}"]
     if arguments.max_miou_drop is not None:
         options += [f"--max-miou-drop={arguments.max_miou_drop:g}"]
     options += [f"--batch={':'.join(map(str, arguments.batch))}"]
@@ -194,7 +197,8 @@ def _export(
     graph = trace_model(deploy, size, batch)
     del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
     fired = []
-    for graph_pass in deploy_passes(arguments.float_type if wanted else arguments.precision):
+    float_type = arguments.float_type or "fp16"
+    for graph_pass in deploy_passes(float_type if wanted else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
     release_memory()
@@ -282,6 +286,7 @@ def _verify(
         model.config.num_classes,
         batch=arguments.batch[1],
         show_progress=not arguments.json,
+        against_reference=arguments.max_miou_drop is not None,
     )
     say(f"parity on {check.source}: {_describe_report(report, arguments.random_weights)}")
     check_parity(report, arguments.precision, arguments.random_weights, arguments.max_miou_drop)
@@ -290,6 +295,8 @@ def _verify(
     warnings = _check_runtime(arguments, manifest, folder, *got[0], say)
     figures = asdict(report)
     details = {"source": check.source, "score_rms": figures.pop("score_rms")}
+    if check.truth is None and report.miou is not None:
+        details["miou"] = "against PyTorch's own labels, over the classes that these hold"
     if arguments.random_weights:
         figures["pixel_agreement"] = None
         details["note"] = "random weights: near-ties make labels meaningless, scores are gated"

@@ -10,7 +10,7 @@ from typing import get_args
 from calibration.observers import Method
 from calibration.quantization import DEFAULT_METHOD
 from calibration.scheme import SCHEMES
-from engines.roofline import GPUS
+from engines.roofline import DEFAULT_GPU, GPUS
 from segvit.cli import parse_size
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -65,10 +65,16 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
         "--calibration-images": arguments.calibration_images,
         "--max-miou-drop": arguments.max_miou_drop is not None,
         "--quantise-attention": arguments.quantise_attention,
+        "--float-type": arguments.float_type,
+        "--num-search-images": arguments.num_search_images,
+        "--estimate-gpu": arguments.estimate_gpu,
     }
     lost = [name for name, value in given.items() if value]
     if lost and arguments.precision not in SCHEMES:
         parser.error(f"{lost[0]}: only with --int8 or --fp8")
+    for name in ("--num-search-images", "--estimate-gpu"):
+        if given[name] and arguments.max_miou_drop is None:
+            parser.error(f"{name}: only with --max-miou-drop")
     folders = [path.resolve() for path in (arguments.images, arguments.calibration_images) if path]
     if len(folders) == 2 and folders[0] == folders[1]:
         parser.error("--calibration-images: expected others than --images, which verify")
@@ -93,15 +99,15 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
         help="what ranges are taken from (default %(default)s)")  # fmt: skip
     add("--ranges", type=Path, metavar="FILE", help="ranges.json of the same graph, for no images")
     add("--quantise-attention", action="store_true", help="with --fp8: Q, K, V and softmax too")
-    add("--float-type", choices=("fp16", "fp32"), default="fp16",
-        help="of all that is not quantised; fp32 is for CPUs (default %(default)s)")  # fmt: skip
+    add("--float-type", choices=("fp16", "fp32"),
+        help="of all that is not quantised; fp32 is for CPUs (default fp16)")  # fmt: skip
     add("--max-miou-drop", type=_parse_points, metavar="POINTS",
         help="search the fastest mixed precision that loses no more, of 100")  # fmt: skip
-    add("--num-search-images", type=_positive, default=64, metavar="N",
-        help="of --images, or land-cover validation tiles, to search on (default %(default)s)",
+    add("--num-search-images", type=_positive, metavar="N",
+        help="of --images, or land-cover validation tiles, to search on (default 64)",
         )  # fmt: skip
-    add("--estimate-gpu", choices=list(GPUS), default="RTX-4090", metavar="NAME",
-        help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default %(default)s)",
+    add("--estimate-gpu", choices=list(GPUS), metavar="NAME",
+        help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default {DEFAULT_GPU})",
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,8 @@ from calibration.scheme import Scheme
 from engines.audit import audit_engine, check_audit
 from engines.devices import parse_device
 from engines.ort_runtime import open_session
-from engines.roofline import GPUS, count_flops, estimate_ms
-from engines.target import Target, missing_reason, own_compute_capability
+from engines.roofline import DEFAULT_GPU, GPUS, count_flops, estimate_ms
+from engines.target import Target, installed_version, missing_reason, own_compute_capability
 from engines.trt_builder import BuildOptions, build_engine
 from export.check_images import CheckImages, load_check_images
 from export.manifest import Manifest
@@ -38,6 +37,7 @@ from segvit.config import SegViTConfig
 from segvit.model import Size
 
 Say = Callable[[str], None]
+DEFAULT_SEARCH_IMAGES = 64
 # Rounds of an interleaved comparison; slow graphs get fewer, at least three.
 _ROUNDS, _MIN_ROUNDS, _SECONDS = 15, 3, 20.0
 
@@ -83,7 +83,7 @@ def quantise_graph(
     warnings = ranges.warnings
     if arguments.max_miou_drop is not None:
         frontier, point = _search(arguments, graph, ranges, wanted, say)
-        kept, warnings = frozenset(point.kept), (*warnings, *_recommend(frontier, point, scheme))
+        kept, warnings = frozenset(point.kept), (*warnings, *_recommend(arguments, frontier, point))
         write_frontier(frontier, arguments.max_miou_drop, folder)
         frontier.save(folder / FRONTIER_NAME)
     products = quantise_model(graph, scheme, ranges, kept)
@@ -102,7 +102,34 @@ def search_folder(out: Path) -> Path:
 
 def remove_search(out: Path) -> None:
     """Delete the search of an artifact that is written and has a copy of it."""
-    shutil.rmtree(search_folder(out), ignore_errors=True)
+    folder = search_folder(out)
+    for name in (FRONTIER_NAME, TABLE_NAME, PICTURE_NAME):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def check_search(arguments: argparse.Namespace, targets: Sequence[Target]) -> None:
+    """Refuse, before anything long, a search that could not rank what it finds.
+
+    Raises:
+        ValueError: if a target asked for cannot be built here, none can, sizes are open, or the GPU
+            to estimate for lacks the precision.
+    """
+    missing = {target: missing_reason(target) for target in targets or list(Target)}
+    unbuilt = [f"target '{target}' cannot be built here: {why}" for target, why in missing.items()
+               if why]  # fmt: skip
+    if unbuilt and (targets or len(unbuilt) == len(missing)):
+        raise ValueError(unbuilt[0])
+    compiles = any(why is None for target, why in missing.items() if target is not Target.ORT)
+    if compiles and arguments.batch[0] != arguments.batch[2]:
+        raise ValueError(
+            "--max-miou-drop: engines of a dynamic batch have no known sizes to estimate times of; "
+            "search with a fixed --batch, or with --target ort alone"
+        )
+    gpu = GPUS[arguments.estimate_gpu or DEFAULT_GPU]
+    if compiles and arguments.precision == "fp8" and "FP8" not in gpu.tera_ops:
+        raise ValueError(f"--estimate-gpu: {gpu.name} has no FP8; name one that has, such as L4")
 
 
 def _search(
@@ -115,11 +142,11 @@ def _search(
     budget = arguments.max_miou_drop
     held_out = _load_search_images(arguments, wanted)
     meter = ErrorMeter(
-        graph, wanted.scheme, ranges, held_out.images, held_out.truth, wanted.config.num_classes
-    )
+        graph, wanted.scheme, ranges, held_out.images, held_out.truth, wanted.config.num_classes,
+        against_float=True,
+    )  # fmt: skip
     source = held_out.source
     if held_out.truth is None:
-        meter.take_truth(meter.label_floats())
         source += ", against the float graph's own labels"
     speed = _SpeedMeter(arguments, graph, wanted)
     setup = SearchSetup(
@@ -146,28 +173,30 @@ def _search(
             f"{wanted.scheme.name} cannot hold a drop of {budget:g} points: the best of "
             f"{len(frontier.points)} mixed precisions tried, {best.quantised} products quantised, "
             f"drops {best.miou_drop_points:.3f}; all are in '{folder}' ({TABLE_NAME}, "
-            f"{PICTURE_NAME}); build with --fp16, or allow more"
+            f"{PICTURE_NAME}); build with --{arguments.float_type or 'fp16'}, or allow more"
         )
     return frontier, point
 
 
-def _recommend(frontier: Frontier, point: Point, scheme: Scheme) -> tuple[str, ...]:
+def _recommend(arguments: argparse.Namespace, frontier: Frontier, point: Point) -> tuple[str, ...]:
     """Return the recommendation, if it is not to quantise."""
     if not frontier.loses_to_float(point):
         return ()
     assert frontier.float_speed is not None
     unit = "ms estimated" if point.speed.estimated_ms is not None else "times the float graph"
+    ours, floats = point.speed.cost, frontier.float_speed.cost
+    advice = f"--{arguments.float_type or 'fp16'} is recommended"
     return (
-        f"{scheme.name.upper()} gains nothing here: {point.speed.cost:.3f} {unit}, the float graph "
-        f"{frontier.float_speed.cost:.3f} ({frontier.setup.speed}); --fp16 is recommended.",
+        f"{arguments.precision.upper()} gains nothing here: {ours:.3f} {unit}, the float graph "
+        f"{floats:.3f} ({frontier.setup.speed}); {advice}.",
     )
 
 
 def _load_search_images(arguments: argparse.Namespace, wanted: Quantisation) -> CheckImages:
     """Return images that calibrate nothing: the user's to verify on, or validation tiles."""
     return load_check_images(
-        arguments.images, wanted.config, wanted.size, arguments.num_search_images, arguments.seed,
-        split="val",
+        arguments.images, wanted.config, wanted.size,
+        arguments.num_search_images or DEFAULT_SEARCH_IMAGES, arguments.seed, split="val",
     )  # fmt: skip
 
 
@@ -183,16 +212,17 @@ class _SpeedMeter:
         compilers = [target for target in targets if target is not Target.ORT]
         self._arguments, self._precision = arguments, wanted.scheme.name
         self._compiler = compilers[0] if compilers else None
-        self._gpu = GPUS[arguments.estimate_gpu]
+        self._gpu = GPUS[arguments.estimate_gpu or DEFAULT_GPU]
         self._graph: ir.Model = graph
         self._float: Any = None
         self._images = np.zeros((arguments.batch[2], *wanted.size, 3), np.uint8)
         parts = []
         if self._compiler is not None:
-            parts.append(f"{self._gpu.name} at its peaks, {self._compiler}")
+            version = installed_version(self._compiler)
+            parts.append(f"{self._gpu.name} at its peaks, {self._compiler} {version}")
         self._is_timed = Target.ORT in targets
         if self._is_timed:
-            parts.append("ONNX Runtime CPU")
+            parts.append(f"ONNX Runtime {installed_version(Target.ORT)} CPU")
         self.description = " + ".join(parts)
 
     def __call__(self, model: ir.Model) -> Speed:

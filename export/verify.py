@@ -83,12 +83,15 @@ def compare(
     num_classes: int,
     batch: int = 1,
     show_progress: bool = True,
+    against_reference: bool = False,
 ) -> ParityReport:
     """Return how close `candidate` comes to `reference` on `images`.
 
     Args:
         images: uint8 `(n, H, W, 3)`; `batch` of them go to a call.
         truth: labels `(n, H, W)`, 255 ignored, or None where there are none.
+        against_reference: without truth, take the reference's own labels for it; mIoU is then over
+            the classes that these hold, or one stray pixel of another would weigh as a class.
     """
     matrices = [ConfusionMatrix(num_classes) for _ in range(2)]
     equal = pixels = 0
@@ -108,9 +111,10 @@ def compare(
                 squared_error += float((difference**2).sum())
                 squared_score += float((score**2).sum())
                 max_error = max(max_error, float(np.abs(difference).max()))
-            if truth is not None:
+            if truth is not None or against_reference:
+                expected = wanted.labels[:count] if truth is None else truth[start : start + count]
                 for matrix, side in zip(matrices, (wanted, got), strict=True):
-                    matrix.update(side.labels[:count], truth[start : start + count])
+                    matrix.update(side.labels[:count], expected)
             progress.update(count)
     report = ParityReport(
         images=len(images),
@@ -118,7 +122,9 @@ def compare(
         score_rms=(squared_error / max(squared_score, 1e-30)) ** 0.5,
         max_score_error=max_error,
     )
-    return report if truth is None else _with_miou(report, *matrices)
+    if truth is None and not against_reference:
+        return report
+    return _with_miou(report, matrices[0], matrices[1], present_only=truth is None)
 
 
 def _take_batch(images: NDArray[np.uint8], start: int, batch: int) -> NDArray[np.uint8]:
@@ -128,14 +134,19 @@ def _take_batch(images: NDArray[np.uint8], start: int, batch: int) -> NDArray[np
 
 
 def _with_miou(
-    report: ParityReport, reference: ConfusionMatrix, candidate: ConfusionMatrix
+    report: ParityReport,
+    reference: ConfusionMatrix,
+    candidate: ConfusionMatrix,
+    *,
+    present_only: bool,
 ) -> ParityReport:
     before, after = reference.compute(), candidate.compute()
     drops = np.nan_to_num(before.iou - after.iou)
+    present = ~np.isnan(before.iou)
     return replace(
         report,
         miou_reference=before.miou,
-        miou=after.miou,
+        miou=float(after.iou[present].mean()) if present_only else after.miou,
         max_class_iou_drop=float(drops.max(initial=0.0)),
     )
 

@@ -73,7 +73,7 @@ def test_damaged_fields_are_named(tmp_path: Path, change: dict[str, object], mes
     with pytest.raises(ValueError, match=message) as caught:
         Ranges.load(path)
     assert str(path) in str(caught.value)
-    assert "calibrate again with --images" in str(caught.value)
+    assert "calibrate again, without --ranges" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"limits": NaN}', "\udcff"])
@@ -97,7 +97,9 @@ def test_limits_nothing_could_be_divided_by() -> None:
 
 def test_another_graph_is_refused() -> None:
     RANGES.check_graph("ab" * 32)
-    expected = "are of another graph: expected cdcdcdcdcdcd…, got abababababab…; .* again with --im"
+    expected = (
+        "are of another graph: expected cdcdcdcdcdcd…, got abababababab…; .* again, without --ra"
+    )
     with pytest.raises(ValueError, match=expected):
         RANGES.check_graph("cd" * 32)
 

@@ -13,6 +13,7 @@ import pytest
 from calibration.budget import Frontier
 from calibration.ranges import Ranges
 from export.build import main
+from export.build_quantised import search_folder
 from export.manifest import Manifest
 from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
@@ -174,6 +175,9 @@ def test_a_budget_that_cannot_be_held_is_no_success(
         (["--int8", "--max-miou-drop", "nan"], "expected points of 0 to 100"),
         (["--int8", "--max-miou-drop", "1", "--random-weights"], "no mIoU to lose"),
         (["--int8", "--quantise-attention"], "only with --fp8"),
+        (["--fp16", "--float-type", "fp32", "--target", "ort"], "only with --int8 or --fp8"),
+        (["--int8", "--estimate-gpu", "L4"], "--estimate-gpu: only with --max-miou-drop"),
+        (["--int8", "--num-search-images", "4"], "only with --max-miou-drop"),
         (["--fp8", "--quantise-attention", "--max-miou-drop", "1"], "frees linears alone"),
         (["--int8", "--images", "a", "--calibration-images", "a"], "others than --images"),
         (["--int8", "--float-type", "fp32"], "only with --target ort"),
@@ -186,3 +190,31 @@ def test_options_that_make_no_sense(
         main(options)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.trt_rtx
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--int8", "--target", "trt"], "target 'trt' cannot be built here"),
+        (["--int8", "--target", "trt-rtx", "--batch", "1:2:4"], "search with a fixed --batch"),
+        (["--fp8", "--target", "trt-rtx", "--estimate-gpu", "A100"], "A100 has no FP8"),
+    ],
+)
+def test_a_search_that_cannot_rank_ends_before_it_begins(
+    place: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    out = place / "unranked"
+    base = ["--checkpoint", str(place / "tiny.safetensors"), "--images", str(place / "verify")]
+    _fails(capsys, 1, message, [*base, *options, "--max-miou-drop", "1", "--out", str(out)])
+    assert not out.exists()
+    assert not search_folder(out).exists()
+
+
+def test_a_build_without_a_search_leaves_one_alone(place: Path) -> None:
+    options = _options(place, "fp32", "alone")
+    kept = search_folder(place / "alone") / "frontier.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    assert main([*options, "--target", "ort"]) == 0
+    assert kept.read_text() == "{}"

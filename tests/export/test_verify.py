@@ -2,6 +2,7 @@
 
 import re
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,3 +109,30 @@ def test_gates_are_the_promised_ones() -> None:
 def test_scores_that_are_no_numbers_fail_their_gate() -> None:
     with pytest.raises(ParityError, match="by nan"):
         check_parity(ParityReport(1, 1.0, float("nan"), 1.0), "fp16", random_weights=True)
+
+
+def test_without_truth_the_reference_can_serve_as_it() -> None:
+    """By hand: of the two classes that the reference holds, one loses a pixel to a third."""
+    wanted = np.array([[[0, 0, 1, 1]]])
+    got = np.array([[[0, 0, 1, 2]]])
+    scores = np.zeros((1, 3, 1, 4), np.float32)
+    images = np.zeros((1, 1, 4, 3), np.uint8)
+
+    def run(against_reference: bool) -> ParityReport:
+        return compare(
+            lambda _: Prediction(wanted, scores),
+            lambda _: Prediction(got, scores),
+            images,
+            None,
+            3,
+            show_progress=False,
+            against_reference=against_reference,
+        )
+
+    report = run(True)
+    assert (report.miou_reference, report.miou) == (1.0, 0.75)  # not 0.5, by the stray class
+    assert run(False).miou is None
+    good = replace(report, pixel_agreement=1.0, score_rms=0.0, max_score_error=0.0)
+    with pytest.raises(ParityError, match=r"loses 0\.2500 mIoU"):
+        check_parity(good, "int8", random_weights=False, max_miou_drop_points=0.3)
+    check_parity(good, "int8", random_weights=False, max_miou_drop_points=25)
