@@ -36,17 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tqdm(total=len(jobs) + len(builds), unit="build", disable=arguments.json or None) as bar:
         for name, precision in jobs:
             report["accuracy"].append(measure_accuracy(name, precision, arguments.calibration))
+            _save(report, arguments.out)
             bar.update()
         for name, precision in builds:
             report["builds"].append(
                 measure_build(name, precision, arguments.random_calibration,
                               arguments.compute_capability)
             )  # fmt: skip
+            _save(report, arguments.out)
             bar.update()
-    if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
     print(json.dumps(report, indent=2) if arguments.json else _format(report))
     return 0
+
+
+def _save(report: dict[str, Any], path: Path | None) -> None:
+    # After every row, so that an interruption costs one.
+    if path:
+        write_bytes(path, f"{json.dumps(report, indent=2)}\n".encode())
 
 
 def measure_accuracy(model: str, precision: str, calibration: int) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--random-calibration", type=int, default=4, metavar="N",
         help="images that calibrate random weights (default %(default)s)")  # fmt: skip
     add("--compute-capability", default="SM89", metavar="SM")
-    add("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    add("--out", type=Path, metavar="FILE", help="also write the JSON there, after every row")
     add("--json", action="store_true", help="print JSON only")
     add("-v", "--verbose", action="store_true", help="tracebacks")
     arguments = parser.parse_args(argv)

@@ -145,6 +145,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--num-images must be at least 1")
     if arguments.ranges and arguments.images:
         parser.error("--ranges and --images exclude each other")
+    if arguments.ranges and arguments.rewrites is not None:
+        parser.error("--ranges bring the rewrites they were measured with; leave out --rewrites")
     return arguments
 
 

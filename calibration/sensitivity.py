@@ -103,9 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = {name: group for name, group in groups.items() if name not in done}
     if missing:
         meter = ErrorMeter(model, scheme, ranges, held_out.images, held_out.truth, len(class_names))
-        for layer in measure_layer_errors(meter, missing, not arguments.json):
-            results = replace(results, layers=(*results.layers, layer))
-            results.save(path)
+        try:
+            for layer in measure_layer_errors(meter, missing, not arguments.json):
+                results = replace(results, layers=(*results.layers, layer))
+                results.save(path)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{path} is whole; go on with --resume") from None
     _write_outputs(results, arguments.out, arguments.onnx)
     print(json.dumps(asdict(results), indent=2) if arguments.json else _format(results, ranges))
     if not arguments.json:

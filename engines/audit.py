@@ -164,9 +164,15 @@ def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> No
     if audit.unfused and asked in _FUSING and not allow_unfused:
         raise AuditError(
             f"{len(audit.unfused)} of {audit.attentions} attentions did not fuse in {precision}: "
-            f"{_shorten(audit.unfused)}; look for a second reader of their logits, or accept the "
-            "slower engine with --allow-unfused"
+            f"{_shorten(audit.unfused)}; {_unfused_hint(asked)}, or accept the slower engine with "
+            "--allow-unfused"
         )
+
+
+def _unfused_hint(asked: str) -> str:
+    # Seen with TensorRT-RTX 1.7: an attention that is itself in FP8 fuses in these sizes only.
+    sizes = " and, with --quantise-attention, for fewer than 32 tokens or heads wider than 256"
+    return f"look for a second reader of their logits{sizes if asked == 'FP8' else ''}"
 
 
 def _find_wrong_precision(

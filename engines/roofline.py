@@ -59,6 +59,12 @@ GPUS = {
 DEFAULT_GPU = "RTX-4090"
 
 
+def find_gpu(compute_capability: str) -> Gpu | None:
+    """Return a listed GPU of that compute capability, the default one if it fits; None if none."""
+    like = [gpu for gpu in GPUS.values() if gpu.compute_capability == compute_capability]
+    return GPUS[DEFAULT_GPU] if GPUS[DEFAULT_GPU] in like else next(iter(like), None)
+
+
 def estimate_ms(kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu) -> float:
     """Return the milliseconds that an engine's kernels would take at a GPU's peaks.
 

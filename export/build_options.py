@@ -107,8 +107,8 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
         help="of --images, or land-cover validation tiles, to search on (default 64)",
         )  # fmt: skip
     add("--estimate-gpu", choices=list(GPUS), metavar="NAME",
-        help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default {DEFAULT_GPU})",
-        )  # fmt: skip
+        help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default this "
+        f"machine's with TensorRT, else {DEFAULT_GPU})")  # fmt: skip
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from calibration.scheme import Scheme
 from engines.audit import audit_engine, check_audit
 from engines.devices import parse_device
 from engines.ort_runtime import open_session
-from engines.roofline import DEFAULT_GPU, GPUS, count_flops, estimate_ms
+from engines.roofline import DEFAULT_GPU, GPUS, Gpu, count_flops, estimate_ms, find_gpu
 from engines.target import Target, installed_version, missing_reason, own_compute_capability
 from engines.trt_builder import BuildOptions, build_engine
 from export.check_images import CheckImages, load_check_images
@@ -114,7 +114,7 @@ def check_search(arguments: argparse.Namespace, targets: Sequence[Target]) -> No
 
     Raises:
         ValueError: if a target asked for cannot be built here, none can, sizes are open, or the GPU
-            to estimate for lacks the precision.
+            to estimate for is unknown or lacks the precision.
     """
     missing = {target: missing_reason(target) for target in targets or list(Target)}
     unbuilt = [f"target '{target}' cannot be built here: {why}" for target, why in missing.items()
@@ -127,9 +127,27 @@ def check_search(arguments: argparse.Namespace, targets: Sequence[Target]) -> No
             "--max-miou-drop: engines of a dynamic batch have no known sizes to estimate times of; "
             "search with a fixed --batch, or with --target ort alone"
         )
-    gpu = GPUS[arguments.estimate_gpu or DEFAULT_GPU]
-    if compiles and arguments.precision == "fp8" and "FP8" not in gpu.tera_ops:
+    if not compiles:
+        return
+    gpu = _choose_gpu(arguments, missing)
+    if arguments.precision == "fp8" and "FP8" not in gpu.tera_ops:
         raise ValueError(f"--estimate-gpu: {gpu.name} has no FP8; name one that has, such as L4")
+
+
+def _choose_gpu(arguments: argparse.Namespace, targets: Iterable[Target]) -> Gpu:
+    """Return the GPU to estimate for: the one named, or one like that which TensorRT builds on."""
+    if arguments.estimate_gpu:
+        return GPUS[arguments.estimate_gpu]
+    if Target.TRT not in targets or missing_reason(Target.TRT):
+        return GPUS[DEFAULT_GPU]
+    own = own_compute_capability()
+    gpu = find_gpu(own)
+    if gpu is None:
+        raise ValueError(
+            f"--max-miou-drop: no peaks are known for this machine's {own}; name the GPU nearest "
+            f"to it with --estimate-gpu: {', '.join(GPUS)}"
+        )
+    return gpu
 
 
 def _search(
@@ -163,7 +181,12 @@ def _search(
     search = BudgetSearch(
         graph, wanted.scheme, ranges, meter, speed, folder / FRONTIER_NAME, not arguments.json
     )
-    frontier = search.run(setup, budget)
+    try:
+        frontier = search.run(setup, budget)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the search so far is in '{folder}', and the same command goes on with it"
+        ) from None
     write_frontier(frontier, budget, folder)
     say(format_frontier(frontier, budget))
     point = frontier.choose(budget)
@@ -212,7 +235,7 @@ class _SpeedMeter:
         compilers = [target for target in targets if target is not Target.ORT]
         self._arguments, self._precision = arguments, wanted.scheme.name
         self._compiler = compilers[0] if compilers else None
-        self._gpu = GPUS[arguments.estimate_gpu or DEFAULT_GPU]
+        self._gpu = _choose_gpu(arguments, targets)
         self._graph: ir.Model = graph
         self._float: Any = None
         self._images = np.zeros((arguments.batch[2], *wanted.size, 3), np.uint8)

@@ -24,12 +24,14 @@ def run_main(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Run an entry point and exit: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
 
     A failure is one `error:` line; `-v` or `--verbose` among the arguments adds the traceback.
+    `KeyboardInterrupt` may say what was kept.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         sys.exit(main(arguments))
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing unfinished was kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = str(interrupt) or "nothing unfinished was kept"
+        print(f"error: interrupted; {kept}", file=sys.stderr)
         # An extension that was interrupted while it ran Python code of its own leaves a mark on the
         # interpreter, which would then end by the signal instead of by the exit code. The next
         # code run that way wipes it off.

@@ -15,15 +15,13 @@ from calibration.scheme import SCHEMES, Scheme
 from export.passes.cast_precision import CastPrecisionPass
 from tests.graphs import relative_rms, run_graph, traced_graph
 from tests.tiny_models import random_images
+from tests.tolerances import REWRITTEN_FP16_RMS
 
 INT8 = SCHEMES["int8"]
 NORM = "encoder/1/norm1/LayerNormalization"
 QKV, PRODUCT = "encoder.1.qkv.weight", "encoder/1/qkv/MatMul"
 CHANNELS = 48
 IMAGES = random_images(1, 64, 64)
-# The same FP16 graph with channels scaled by powers of two: values near 0, below FP16's normal
-# numbers, alone are rounded otherwise, and a rare tie with them.
-REWRITTEN_FP16_RMS = 1e-3
 CALIBRATION = (random_images(4, 64, 64, seed=1), "noise")
 
 

@@ -95,6 +95,8 @@ def test_bad_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
          _options(place, "--int8", *images, "--keep", "x", *out)),
         (1, "holds no calibrated ranges", _options(place, "--int8", "--ranges", text, *out)),
         (2, "one of the arguments --int8 --fp8 is required", _options(place, *images, *out)),
+        (2, "leave out --rewrites",
+         _options(place, "--int8", "--ranges", text, *out, "--rewrites", "equalisation")),
         (2, "--num-images must be at least 1", _options(place, "--int8", "--num-images", 0, *out)),
     ):  # fmt: skip
         with pytest.raises(SystemExit) as stopped:

@@ -216,7 +216,7 @@ def test_an_interruption_keeps_what_was_measured(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sensitivity, "measure_layer_errors", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"sensitivity.json is whole; go on with --resume"):
         _run(onnx_path, photos, "--by", "block")
     kept = json.loads((onnx_path.parent / "out" / "sensitivity.json").read_text())
     assert (kept["groups"], len(kept["layers"])) == (5, 1)

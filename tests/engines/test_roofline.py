@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.kernels import Kernel, KernelTensor
-from engines.roofline import GPUS, LAUNCH_US, Gpu, count_flops, estimate_ms
+from engines.roofline import GPUS, LAUNCH_US, Gpu, count_flops, estimate_ms, find_gpu
 
 # 1 GB/s is 1,000 bytes a microsecond; one tera-operation a second is 10**6 in one.
 SLOW = Gpu("slow", "SM89", 1.0, {"Half": 1.0, "Int8": 2.0}, "made up")
@@ -53,6 +53,11 @@ def test_open_sizes_and_missing_datatypes_are_refused() -> None:
         _estimate_us([opened], {})
     with pytest.raises(ValueError, match="slow has no peak for FP8"):
         _estimate_us([_product("FP8", "a")], {"a": 1.0})
+
+
+def test_a_machine_is_estimated_by_a_gpu_like_it() -> None:
+    names = {sm: gpu and gpu.name for sm in ("SM89", "SM90", "SM70") for gpu in [find_gpu(sm)]}
+    assert names == {"SM89": "RTX-4090", "SM90": "H100", "SM70": None}
 
 
 def test_peaks_have_sources_and_sane_ratios() -> None:

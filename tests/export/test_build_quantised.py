@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.budget import Frontier
+from calibration.budget import BudgetSearch, Frontier
 from calibration.ranges import Ranges
 from export.build import main
 from export.build_quantised import search_folder
@@ -115,6 +115,10 @@ def test_bad_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (place / "bad").exists()
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.trt_rtx
 def test_a_budget_is_searched_and_the_frontier_shipped(
     place: Path, capsys: pytest.CaptureFixture[str]
@@ -123,6 +127,10 @@ def test_a_budget_is_searched_and_the_frontier_shipped(
     options += ["--calibration-images", str(place / "calibrate"), "--allow-unfused", "--target",
                 "ort", "trt-rtx", "--compute-capability", "SM89"]  # fmt: skip
     options += ["--max-miou-drop", "100", "--num-search-images", "2", "--float-type", "fp16"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BudgetSearch, "run", _interrupt)
+        kept = f"the search so far is in '{place / 'budget.search'}', and the same command goes on"
+        _fails(capsys, 130, kept, options)
     assert main(options) == 0
     out = place / "budget"
     manifest = Manifest.read(out)

@@ -22,7 +22,13 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     assert _exit(interrupted) == 130
-    assert "error: interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: interrupted; nothing unfinished was kept\n"
+
+    def kept(argv: Sequence[str] | None) -> int:
+        raise KeyboardInterrupt("'x' is whole")
+
+    assert _exit(kept) == 130
+    assert capsys.readouterr().err == "error: interrupted; 'x' is whole\n"
 
 
 def _fail(argv: Sequence[str] | None) -> int:
