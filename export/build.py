@@ -26,6 +26,7 @@ from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_arguments
 from export.build_quantised import Quantisation, check_search, quantise_graph, remove_search
+from export.cells import list_cells
 from export.check_images import CheckImages, load_check_images
 from export.deploy import DeployModel
 from export.manifest import (
@@ -37,7 +38,9 @@ from export.manifest import (
     stage_artifact,
 )
 from export.passes import deploy_passes
+from export.reference import Reference
 from export.score_reader import ScoreReader
+from export.slide_model import SlideModel
 from export.trace import trace_model
 from export.verify import Labels, ParityReport, Predict, Prediction, check_parity, compare
 from segvit.atomic import write_bytes
@@ -46,7 +49,6 @@ from segvit.cli import run_main
 from segvit.config import find_variant
 from segvit.memory import release_memory
 from segvit.model import SegViT, Size, build_model
-from segvit.prediction import predict_scores
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 
 ONNX_NAME = "model.onnx"
@@ -66,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = parse_targets(arguments.target or ["auto"])
     model = _load_model(arguments, say)
     config = model.config
-    size: Size = arguments.size or (config.image_size, config.image_size)
-    name = f"{config.name}-{size[0]}x{size[1]}-{arguments.precision}"
+    default_size = (config.image_size, config.image_size)
+    size: Size = arguments.image_size or arguments.size or default_size
+    mode = "-slide" if arguments.mode == "slide" else ""
+    name = f"{config.name}{mode}-{size[0]}x{size[1]}-{arguments.precision}"
     folder: Path = arguments.out or Path("artifacts") / name
-    default_count = 2 if arguments.random_weights else 64
+    default_count = 2 if arguments.random_weights else 8 if arguments.mode == "slide" else 64
     count = arguments.num_images or default_count
     check = load_check_images(arguments.images, config, size, count, arguments.seed)
     if arguments.max_miou_drop is not None:
@@ -159,6 +163,7 @@ def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manif
         classes=config.class_names,
         palette=config.palette,
         batch=arguments.batch,
+        mode=arguments.mode,
         command=shlex.join(["python", "-m", "export.build", *_public_arguments(arguments)]),
         versions={package: version(package) for package in packages},
     )
@@ -169,6 +174,10 @@ def _public_arguments(arguments: argparse.Namespace) -> list[str]:
     size = arguments.size and f"{arguments.size[0]}x{arguments.size[1]}"
     checkpoint = arguments.checkpoint and arguments.checkpoint.name
     options = [f"--{arguments.precision}", f"--output={arguments.output}"]
+    if arguments.mode == "slide":
+        height, width = arguments.image_size
+        options += ["--mode=slide", f"--image-size={height}x{width}"]
+        options += [f"--window-batch={arguments.window_batch}"] if arguments.window_batch else []
     named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
     options += [f"{option}={value}" for option, value in named.items() if value]
     options += ["--random-weights"] if arguments.random_weights else []
@@ -192,7 +201,11 @@ def _export(
 ) -> Manifest:
     """Fold, trace, rewrite and save the graph; return the manifest with its files."""
     started = time.perf_counter()
-    deploy = DeployModel(model, size, arguments.output, arguments.tail_strips)
+    deploy = (
+        SlideModel(model, size, arguments.window_batch)
+        if arguments.mode == "slide"
+        else DeployModel(model, size, arguments.output, arguments.tail_strips)
+    )
     batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
     graph = trace_model(deploy, size, batch)
     del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
@@ -276,14 +289,17 @@ def _verify(
     golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
     wanted: list[Seen] = []
     got: list[Seen] = []
-    reference = _keep_first(partial(_predict_reference, model), len(golden), wanted)
-    reader = ScoreReader(folder / ONNX_NAME, arguments.precision, model.config.num_classes)
+    slides = arguments.mode == "slide"
+    reference = Reference(model, slides)
+    cells = list_cells(arguments.image_size, reference.crop, reference.stride) if slides else ()
+    classes = model.config.num_classes
+    reader = ScoreReader(folder / ONNX_NAME, arguments.precision, classes, cells)
     report = compare(
-        reference,
+        _keep_first(reference, len(golden), wanted),
         _keep_first(reader, 1, got),
         check.images,
         check.truth,
-        model.config.num_classes,
+        classes,
         batch=arguments.batch[1],
         show_progress=not arguments.json,
         against_reference=arguments.max_miou_drop is not None,
@@ -359,12 +375,6 @@ def _check_runtime(
         agreement = float((got == expected).mean())
         say(f"{target}: runs, {agreement:.5f} of labels as verified")
     return tuple(warnings)
-
-
-def _predict_reference(model: SegViT, images: NDArray[np.uint8]) -> Prediction:
-    """Return PyTorch's float32 labels and scores of uint8 `(n, H, W, 3)` images."""
-    scores = predict_scores(model, images)
-    return Prediction(scores.argmax(axis=1), scores)
 
 
 def _describe_report(report: ParityReport, random_weights: bool) -> str:

@@ -55,7 +55,30 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.ranges and arguments.calibration_images:
         parser.error("--ranges and --calibration-images exclude each other")
     _check_quantisation(parser, arguments)
+    _check_mode(parser, arguments)
     return arguments
+
+
+def _check_mode(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse options that make no sense in the mode asked for."""
+    if arguments.mode == "whole":
+        for name, value in (("--image-size", arguments.image_size),
+                            ("--window-batch", arguments.window_batch)):  # fmt: skip
+            if value:
+                parser.error(f"{name}: only with --mode slide")
+        return
+    if not arguments.image_size:
+        parser.error("--mode slide: say how large images are with --image-size HxW")
+    refused = {
+        "--size: windows have the size that the model was trained at": arguments.size,
+        "--batch: it takes one image a call": arguments.batch != (1, 1, 1),
+        "--output scores: it gives labels": arguments.output != "labels",
+        "--tail-strips: its tail is cut into cells already": arguments.tail_strips != 1,
+        "--max-miou-drop: search without it": arguments.max_miou_drop is not None,
+        "--window-batch in INT8 or FP8": arguments.window_batch and arguments.precision in SCHEMES,
+    }
+    for reason in (reason for reason, given in refused.items() if given):
+        parser.error(f"--mode slide: not with {reason}")
 
 
 def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -134,6 +157,13 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     group.add_argument("--batch", type=parse_batch, default=(1, 1, 1), metavar="N|MIN:OPT:MAX",
                        help="images a call, fixed or a range (default 1)")  # fmt: skip
+    group.add_argument("--mode", choices=("whole", "slide"), default="whole",
+                       help="slide: windows, model and stitching in one graph")  # fmt: skip
+    group.add_argument("--image-size", type=parse_size, metavar="HxW",
+                       help="of the images that --mode slide takes")  # fmt: skip
+    group.add_argument("--window-batch", type=_positive, metavar="N",
+                       help="windows at once, for less memory (default: all of an image)",
+                       )  # fmt: skip
     group.add_argument("--output", choices=("labels", "scores"), default="labels")
     group.add_argument("--tail-strips", type=_positive, default=1, metavar="N",
                        help="cut the last stage's memory: compute it in N strips")  # fmt: skip

@@ -66,12 +66,19 @@ class DeployModel(nn.Module):
                 projection.linear.register_forward_hook(self._drop_prefix)
         if config.head == "shrunk":
             grid = (config.grid_size, config.grid_size)
+        self.mask_grid: Size = grid
         crop = (config.image_size, config.image_size)
-        self.tail = Tail(config.num_classes, grid, crop, size, output, tail_strips)
+        self.tail: nn.Module = Tail(config.num_classes, grid, crop, size, output, tail_strips)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return labels `(B, H, W)` or scores `(B, K, H, W)` of uint8 `(B, H, W, 3)`."""
+        classes, masks = self.find_masks(image)
+        output: Tensor = self.tail(classes, masks)
+        return output
+
+    def find_masks(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class probabilities `(B, Q, K+)` and mask logits `(B, Q, h w)` of uint8 images."""
         tokens = self.patch_embed(image)
         rotary = Rotary(self.cos, self.sin) if self.is_rotary else None
         taps = []
@@ -80,8 +87,7 @@ class DeployModel(nn.Module):
             if index in self.tap_blocks:
                 taps.append(tokens)
         classes, masks = self.head(taps)
-        output: Tensor = self.tail(classes, masks)
-        return output
+        return classes, masks
 
     def _drop_prefix(self, _module: nn.Module, _inputs: object, projected: Tensor) -> Tensor:
         return projected[:, self.num_prefix :]

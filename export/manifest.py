@@ -128,8 +128,8 @@ class Parity:
 class Manifest:
     """All that a user of an artifact folder has to know; see the module's first lines.
 
-    `batch` is (smallest, typical, largest); `files` maps each file's name, relative to the
-    folder, to its sha256.
+    `batch` is (smallest, typical, largest); `mode` is `whole`, or `slide` where windows are cut and
+    stitched in the graph; `files` maps each file's name, relative to the folder, to its sha256.
     """
 
     version: str
@@ -141,6 +141,7 @@ class Manifest:
     palette: tuple[tuple[int, int, int], ...]
     schema: int = SCHEMA
     batch: tuple[int, int, int] = (1, 1, 1)
+    mode: str = "whole"
     files: dict[str, str] = field(default_factory=dict)
     targets: tuple[BuiltTarget, ...] = ()
     not_built: tuple[MissingTarget, ...] = ()

@@ -5,6 +5,7 @@ Shapes: `n` images, `K` classes, `K+` padded classes, `H, W` pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.cells import Cell, join_cells
 from export.passes import check_passes
 from export.verify import Prediction
 from segvit.memory import release_memory
@@ -26,11 +28,14 @@ class ScoreReader:
         onnx_path: the shipped graph, labels or scores out.
         precision: its precision; bfloat16 is emulated, since the CPU provider lacks its kernels.
         num_classes: K.
+        cells: of a graph that slides over one image, whose scores come cell by cell.
     """
 
-    def __init__(self, onnx_path: Path, precision: str, num_classes: int) -> None:
+    def __init__(
+        self, onnx_path: Path, precision: str, num_classes: int, cells: Sequence[Cell] = ()
+    ) -> None:
         model = ir.load(onnx_path)
-        self.num_classes = num_classes
+        self.num_classes, self.cells = num_classes, cells
         self.gives_scores = model.graph.outputs[0].name == "scores"
         for check_pass in check_passes(precision):
             check_pass(model)
@@ -52,6 +57,8 @@ class ScoreReader:
         first, *parts = self.session.run(None, {"image": images})
         if self.gives_scores:
             return Prediction(first.argmax(axis=1), first)
+        if self.cells:
+            return Prediction(first, join_cells(parts, self.cells, self.num_classes)[None])
         count, height, width = first.shape
         # One part an image and strip, in that order, or one for the whole batch.
         flat = [part.reshape(len(part), part.shape[1], -1) for part in parts]

@@ -67,7 +67,7 @@ class Tail(nn.Module):
                 found = self._label_strip(mixing[index : index + 1], part, strip)
                 labels.append(found)
                 if len(labels) < batch * self.strips:
-                    factor = _unknown_one(found, masks.dtype)
+                    factor = unknown_one(found, masks.dtype)
         flat = labels[0] if len(labels) == 1 else torch.cat(labels, dim=1)
         return flat.reshape(batch, *self.crop).to(self.dtype)
 
@@ -110,6 +110,6 @@ class Tail(nn.Module):
         return scores.argmax(dim=1)
 
 
-def _unknown_one(labels: Tensor, dtype: torch.dtype) -> Tensor:
+def unknown_one(labels: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `(1,)`, a 1 that depends on the labels."""
     return (labels[:, :8].to(dtype).amin(dim=1) + 1).clamp(max=1)

@@ -145,7 +145,7 @@ def _describe_artifact(folder: Path, target: str) -> EvaluatedModel:
     if output.name != "scores":
         raise ValueError(
             f"artifact '{folder}' gives {output.name}, and the protocols average scores; build it "
-            "with --output scores"
+            "with --output scores and without --mode slide"
         )
     if model.crop is None or model.stride is None or model.mean is None:
         raise ValueError(
