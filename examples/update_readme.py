@@ -1,6 +1,6 @@
 """Put the picture of the last `make demo` and all measured figures into README.md and docs.
 
-    python examples/update_readme.py
+    python -m examples.update_readme
 
 The figures are kept in benchmarks/results; a test holds the pages against those files.
 """
@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from calibration.budget import FRONTIER_NAME, Frontier, Point
+from examples.quantisation_figures import (
+    render_budget,
+    render_frontier,
+    render_quantised,
+    render_quantised_cpu,
+    render_quantisers,
+)
+from examples.results import RESULTS, ROOT, Result, read_result
 from segvit.shipped import SHIPPED_MODELS
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "formulation.md",
@@ -24,11 +30,10 @@ PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "segvit" / "weights" / "README.md",
 )
-# What `python -m export.build --int8 --max-miou-drop 0.3 --out artifacts/budget` leaves.
+# What `python -m export.build --int8 --max-miou-drop 0.3 --num-images 171 --out artifacts/budget`
+# leaves (171 are all test tiles), and budget-*, the same of other models and precisions.
 BUDGET = ROOT / "artifacts" / "budget"
 PICTURE = ROOT / "docs" / "images" / "overview.png"
-
-Result = dict[str, Any]
 
 
 def main() -> None:
@@ -45,6 +50,8 @@ def main() -> None:
     shutil.copyfile(segments / "overview.png", PICTURE)
     if BUDGET.is_dir():
         collect_frontier(BUDGET)
+        others = sorted(BUDGET.parent.glob(f"{BUDGET.name}-*"))
+        collect_budgets([BUDGET, *(path for path in others if path.suffix != ".search")])
     for page in PAGES:
         page.write_text(insert_figures(page.read_text()))
         print(f"wrote {page.relative_to(ROOT)}")
@@ -53,10 +60,8 @@ def main() -> None:
 def collect_frontier(artifact: Path) -> None:
     """Keep the frontier of a build with --max-miou-drop, and its plot."""
     manifest = json.loads((artifact / "manifest.json").read_text())
-    frontier = json.loads((artifact / "frontier.json").read_text())
-    budget = float(manifest["command"].split("--max-miou-drop=")[1].split()[0])
-    holding = [p for p in frontier["points"] if p["miou_drop_points"] <= budget]
-    built = min(holding, key=lambda p: (p["speed"]["estimated_ms"], p["kept"]))
+    frontier = json.loads((artifact / FRONTIER_NAME).read_text())
+    budget, built = _find_built(artifact, manifest)
     points = sorted(frontier["points"], key=lambda p: -p["quantised"])
     result = {
         "model": manifest["model"]["name"],
@@ -67,10 +72,39 @@ def collect_frontier(artifact: Path) -> None:
         "budget_points": budget,
         "setup": frontier["setup"],
         "float_speed": frontier["float_speed"],
-        "points": [point | {"is_built": point == built} for point in points],
+        "points": [point | {"is_built": tuple(point["kept"]) == built.kept} for point in points],
     }
     (RESULTS / "frontier.json").write_text(f"{json.dumps(result, indent=2)}\n")
     shutil.copyfile(artifact / "frontier.png", PICTURE.with_name("frontier.png"))
+
+
+def collect_budgets(artifacts: Sequence[Path]) -> None:
+    """Keep what searched builds hold on the images that they were verified on."""
+    rows = []
+    for artifact in artifacts:
+        manifest = json.loads((artifact / "manifest.json").read_text())
+        frontier = json.loads((artifact / FRONTIER_NAME).read_text())
+        _, built = _find_built(artifact, manifest)
+        engine = next(entry for entry in manifest["targets"] if entry["audit"])
+        rows.append({
+            "model": manifest["model"]["name"],
+            "precision": manifest["precision"],
+            "command": manifest["command"],
+            "products": len(frontier["layers"]),
+            "quantised": built.quantised,
+            "parity": manifest["parity"],
+            "audit": engine["audit"],
+            "recommends_float": any("is recommended" in text for text in manifest["warnings"]),
+        })  # fmt: skip
+    (RESULTS / "budget.json").write_text(f"{json.dumps({'rows': rows}, indent=2)}\n")
+
+
+def _find_built(artifact: Path, manifest: Result) -> tuple[float, Point]:
+    """Return the budget of a searched build, in points, and what it chose."""
+    budget = float(manifest["command"].split("--max-miou-drop=")[1].split()[0])
+    point = Frontier.load(artifact / FRONTIER_NAME).choose(budget)
+    assert point is not None, "or there would be no artifact"
+    return budget, point
 
 
 def insert_figures(text: str) -> str:
@@ -84,14 +118,9 @@ def insert_figures(text: str) -> str:
     return text
 
 
-def _read(name: str) -> Result:
-    result: Result = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
-
-
 def render_parity() -> list[str]:
     """Return the parity table."""
-    parity = _read("demo")["parity"]
+    parity = read_result("demo")["parity"]
     rows = [
         ("pixels labelled as by PyTorch FP32", f"{parity['pixel_agreement']:.5f}", "≥ 0.999"),
         ("mIoU, PyTorch FP32", f"{parity['miou_reference']:.4f}", ""),
@@ -106,7 +135,7 @@ def render_parity() -> list[str]:
 
 def render_audit() -> list[str]:
     """Return the audit of the compiled engine, by part."""
-    entry = next(target for target in _read("demo")["targets"] if target["audit"])
+    entry = next(target for target in read_result("demo")["targets"] if target["audit"])
     audit, capabilities = entry["audit"], ", ".join(entry["compute_capabilities"])
     gemms = ", ".join(f"{count} {name}" for name, count in audit["gemm_datatypes"].items())
     lines = [
@@ -123,7 +152,7 @@ def render_audit() -> list[str]:
 
 def render_latency() -> list[str]:
     """Return the latency table of the interleaved run."""
-    result = _read("demo")
+    result = read_result("demo")
     lines = ["| | p50 | of eager |", "|---|---|---|"]
     for name, figures in result["latency"].items():
         ratio = result["ratio_to_eager"][name]
@@ -153,7 +182,7 @@ def render_formulation() -> list[str]:
 
 def render_builds() -> list[str]:
     """Return what whole builds took and reached, and the same by part of the network."""
-    result = _read("builds")
+    result = read_result("builds")
     lines = [
         "| build | wall | peak memory | engine | kernels | attentions fused | MB moved "
         "| activations | score error, relative RMS |",
@@ -191,7 +220,7 @@ def _name_build(build: Result) -> str:
 
 def render_weights() -> list[str]:
     """Return the shipped checkpoints' results beside the colour floor."""
-    reports = [_read(f"evaluate_{name}") for name in SHIPPED_MODELS]
+    reports = [read_result(f"evaluate_{name}") for name in SHIPPED_MODELS]
     names = " | ".join(f"`{name}`" for name in SHIPPED_MODELS)
     lines = [f"| IoU on test | {names} | colour alone |", "|---|---|---|---|"]
     for label in reports[0]["iou"]:
@@ -208,7 +237,7 @@ def render_weights() -> list[str]:
 
 def render_precision() -> list[str]:
     """Return what keeping parts of the graph in FP32 would gain."""
-    result = _read("precision_vit_t_landcover")
+    result = read_result("precision_vit_t_landcover")
     lines = [
         f"| kept in FP32, {result['images']} | labels as in FP32 | score error, relative RMS |"
     ]
@@ -221,7 +250,10 @@ def render_precision() -> list[str]:
 
 def render_slide() -> list[str]:
     """Return the sliding-window figures of PyTorch and of an artifact, side by side."""
-    reports = {"PyTorch FP32": _read("slide_pytorch"), "ONNX Runtime FP16": _read("slide_ort_fp16")}
+    reports = {
+        "PyTorch FP32": read_result("slide_pytorch"),
+        "ONNX Runtime FP16": read_result("slide_ort_fp16"),
+    }
     lines = ["| | mIoU | pixel accuracy | seconds |", "|---|---|---|---|"]
     for name, report in reports.items():
         figures = f"{report['miou']:.5f} | {report['pixel_accuracy']:.5f} | {report['seconds']}"
@@ -233,7 +265,7 @@ def render_slide() -> list[str]:
 
 def render_data() -> list[str]:
     """Return what reading and evaluating cost beside the model."""
-    pipeline, evaluation = _read("input_pipeline"), _read("evaluation")
+    pipeline, evaluation = read_result("input_pipeline"), read_result("evaluation")
     lines = [f"| {pipeline['photos']} | images/s | training batches over it |", "|---|---|---|"]
     for name, rate in pipeline["images_per_second"].items():
         ratio = pipeline["ratios"].get(name)
@@ -249,136 +281,6 @@ def render_data() -> list[str]:
     ]
 
 
-def render_quantised() -> list[str]:
-    """Return what INT8 and FP8 keep of the accuracy, and what they compile to."""
-    result = _read("quantised")
-    lines = [
-        "| | precision | mIoU FP32 | mIoU | labels as FP32 | score error, relative RMS |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["accuracy"]:
-        figures = (f"{row['miou_fp32']:.4f}", f"{row['miou']:.4f}", f"{row['agreement']:.4f}")
-        cells = (f"`{row['model']}`", row["precision"].upper(), *figures, f"{row['score_rms']:.1e}")
-        lines.append(f"| {' | '.join(cells)} |")
-    first = result["accuracy"][0]
-    lines += [
-        "",
-        f"mIoU on the whole test split, labels on {first['source']}; {first['calibration']}.",
-        "",
-        "| | precision | kernels | attentions fused | products | MB moved | engine |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in result["builds"]:
-        fused = f"{row['fused_attentions']} of {row['attentions']}"
-        products = " + ".join(f"{count} {name}" for name, count in row["gemm_datatypes"].items())
-        figures = (str(row["kernels"]), fused, products, f"{row['traffic_mb']:,.0f}")
-        cells = (f"`{row['model']}`", row["precision"].upper(), *figures)
-        lines.append(f"| {' | '.join(cells)} | {row['engine_mb']:.0f} MB |")
-    large = _read("build_int8")["builds"][0]
-    return [
-        *lines, "",
-        f"{result['builds'][-1]['compiler']}, random weights, batch 1. `{large['model']}` at 640 "
-        f"px calibrates, builds and verifies in INT8 in {large['peak_gib']:.1f} GiB: "
-        f"{large['kernels']} kernels, {large['fused_attentions']} of {large['attentions']} "
-        f"attentions fused, an engine of {large['engine_mb']:.0f} MB.",
-    ]  # fmt: skip
-
-
-def render_quantised_cpu() -> list[str]:
-    """Return the latencies of FP32, FP16 and INT8 on ONNX Runtime's CPU provider."""
-    result = _read("quantised_cpu")
-    lines = ["| `vit_b_ade20k`, 512 px | p50 | of FP32 |", "|---|---|---|"]
-    base = result["latency"]["ort fp32"]["p50_ms"]
-    for name, figures in result["latency"].items():
-        lines.append(f"| {name} | {figures['p50_ms']:,.0f} ms | {figures['p50_ms'] / base:.2f} |")
-    machine, threads = result["machine"], result["threads"]
-    where = f"{machine['processor']} without VNNI, {threads} threads"
-    runs = f"{result['rounds']} interleaved rounds; ONNX Runtime {machine['onnxruntime']}"
-    return [*lines, "", f"{where}, {runs}."]
-
-
-def render_frontier() -> list[str]:
-    """Return what a budget search measured, the point that was built in bold."""
-    result = _read("frontier")
-    budget = result["budget_points"]
-    lines = [
-        "| products in INT8 | mIoU drop, points | labels as float | estimated | ONNX Runtime CPU |",
-        "|---|---|---|---|---|",
-    ]
-    for point in result["points"]:
-        speed = point["speed"]
-        cells = [
-            str(point["quantised"]),
-            f"{point['miou_drop_points']:.3f}",
-            f"{point['label_agreement']:.4f}",
-            f"{speed['estimated_ms']:.4f} ms",
-            f"{speed['measured_ratio']:.2f} of float",
-        ]
-        if point["is_built"]:
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    setup, estimated = result["setup"], result["float_speed"]["estimated_ms"]
-    lines.append(f"| 0 | 0 | 1 | {estimated:.4f} ms | 1 |")
-    where = setup["speed"].split(" + ")[0]
-    about = f"`{result['model']}`, {setup['images']}, a budget of {budget:g}; {where}."
-    return [*lines, "", f"{about} In bold: what was built."]
-
-
-def render_quantisers() -> list[str]:
-    """Return other quantisers' graphs beside ours, and why some have no figures."""
-    result = _read("quantisers")
-    lines = [
-        "| | given | chose the products | mIoU | labels as FP32 | score error, relative RMS "
-        "| kernels | attentions fused | products | MB moved | engine build |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    skipped = [r for r in result["rows"] if r["failures"].get("quantise", "").startswith("skipped")]
-    rows = [row for row in result["rows"] if row not in skipped]
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    reasons = [f"- Not measured here: {name}." for name in sorted({r["tool"] for r in skipped})]
-    for row in rows:
-        name = row["name"] if len(models) == 1 else f"`{row['model']}`, {row['name']}"
-        nodes = {"none": "", "ours": "we"}.get(
-            row["tool"], "we" if row["nodes"] == "ours" else "it"
-        )
-        accuracy = row["accuracy"] and (
-            f"{row['accuracy']['miou']:.4f}",
-            f"{row['accuracy']['pixel_agreement']:.4f}",
-            f"{row['accuracy']['score_rms']:.1e}",
-        )
-        cells = (name, row["source"].upper(), nodes, *(accuracy or ("none",) * 3))
-        lines.append(f"| {' | '.join((*cells, *_engine_cells(row['engine'])))} |")
-        reasons += [
-            f"- {name}, given {row['source'].upper()}, {stage}: {_shorten(reason)}"
-            for stage, reason in row["failures"].items()
-        ]
-    tools = {"ONNX Runtime": result["machine"]["onnxruntime"]}
-    if result["versions"]["modelopt"]:
-        tools["ModelOpt"] = result["versions"]["modelopt"]["nvidia-modelopt"]
-    tools["trt-rtx"] = f"{result['versions']['trt-rtx']}, {result['compute_capability']}"
-    versions = "; ".join(f"{name} {version}" for name, version in tools.items())
-    about = f"{result['images']}, calibrated on {result['calibration']}"
-    model = f"`{models[0]}`, " if len(models) == 1 else ""
-    return [*lines, "", *reasons, *([""] if reasons else []), f"{model}{about}; {versions}."]
-
-
-def _engine_cells(engine: Result | None) -> tuple[str, ...]:
-    if engine is None:
-        return ("none",) * 5
-    return (
-        str(engine["kernels"]),
-        f"{engine['fused_attentions']} of {engine['attentions']}",
-        " + ".join(f"{count} {name}" for name, count in engine["gemm_datatypes"].items()),
-        f"{engine['traffic_mb']:,.0f}",
-        f"{engine['build_seconds']:.0f} s",
-    )
-
-
-def _shorten(reason: str, length: int = 170) -> str:
-    text = reason if len(reason) <= length else f"{reason[:length].rstrip(' .…')}…"
-    return f"`{text.replace('`', chr(39))}`"
-
-
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "parity": render_parity,
     "audit": render_audit,
@@ -392,6 +294,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "quantised": render_quantised,
     "quantised_cpu": render_quantised_cpu,
     "frontier": render_frontier,
+    "budget": render_budget,
     "quantisers": render_quantisers,
 }
 
