@@ -152,7 +152,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--artifact", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--target", default="auto", help="trt, trt-rtx, ort or auto")
+    parser.add_argument("--target", default="auto", help="trt, trt-rtx, ort, openvino or auto")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="PyTorch's weights")
     parser.add_argument("--no-eager", action="store_true", help="leave PyTorch out")
     parser.add_argument("--rounds", type=int, default=50, help="calls of each (default 50)")

@@ -94,7 +94,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--target", nargs="+", action="extend", metavar="NAME", choices=[*Target, AUTO],
-        help="trt, trt-rtx, ort or auto (default: all this machine can build)")  # fmt: skip
+        help="trt, trt-rtx, ort, openvino or auto (default: all that can be)")  # fmt: skip
     add("--compute-capability", nargs="+", action="extend", metavar="SM",
         help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip
     add("--allow-unfused", action="store_true", help="accept unfused attentions")

@@ -11,6 +11,7 @@ from engines.audit import Audit, audit_engine, check_audit
 from engines.devices import parse_device
 from engines.kernels import layers_document
 from engines.target import (
+    COMPILERS,
     PREFERENCE,
     Target,
     installed_version,
@@ -55,7 +56,8 @@ def build_targets(
     more than one for a single capability and holds the same kernels. Turing gets its own.
 
     Args:
-        onnx_path: the model; the `ort` entry names this file, which belongs in the artifact.
+        onnx_path: the model; the entries of `ort` and `openvino` name this file, which belongs in
+            the artifact.
         targets: those asked for by name; none means all that this machine can build.
         options: for the builders.
         precision: what the engines are audited against.
@@ -80,11 +82,11 @@ def build_targets(
     entries: list[BuiltTarget] = []
     audits: dict[str, Audit] = {}
     for target in (target for target, reason in missing.items() if reason is None):
-        if target is Target.ORT:
+        if target not in COMPILERS:
             try:
-                entries.append(_check_ort(onnx_path))
+                entries.append(_check_loads(onnx_path, target))
             except ValueError as error:
-                # A limit of ONNX Runtime (it has no BF16 convolution), not of what was built.
+                # A limit of that runtime (ONNX Runtime has no BF16 convolution), not of the file.
                 if targets:
                     raise
                 not_built.append(MissingTarget(target, str(error)))
@@ -153,12 +155,17 @@ def _number(name: str) -> int:
     return int(digits)
 
 
-def _check_ort(onnx_path: Path) -> BuiltTarget:
-    """Return the entry of the ONNX file itself, once ONNX Runtime's CPU provider has loaded it."""
-    from engines.ort_runtime import open_session  # needs onnxruntime, which is optional
+def _check_loads(onnx_path: Path, target: Target) -> BuiltTarget:
+    """Return the entry of the ONNX file itself, once a runtime has loaded it on the CPU."""
+    if target is Target.ORT:
+        from engines.ort_runtime import open_session  # needs onnxruntime, which is optional
 
-    open_session(onnx_path, parse_device("cpu"))
-    return BuiltTarget(Target.ORT, installed_version(Target.ORT), (), onnx_path.name)
+        open_session(onnx_path, parse_device("cpu"))
+    else:
+        from engines.openvino_runtime import compile_model
+
+        compile_model(onnx_path)
+    return BuiltTarget(target, installed_version(target), (), onnx_path.name)
 
 
 def _store(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.devices import Device, parse_device
-from engines.target import AUTO, PREFERENCE, Target, cannot_run_reason, parse_targets
+from engines.target import AUTO, COMPILERS, PREFERENCE, Target, cannot_run_reason, parse_targets
 from export.manifest import BuiltTarget, Manifest, TensorSpec, verify_file
 
 Images = npt.NDArray[np.uint8]
@@ -65,10 +65,10 @@ def open_runtime(
 
     Args:
         artifact: the folder that `python -m export.build` made.
-        target: `trt`, `trt-rtx`, `ort`, or `auto` for the best of them that runs here.
+        target: `trt`, `trt-rtx`, `ort`, `openvino`, or `auto` for the best of them that runs here.
         device: the GPU's number, or `cpu`, `cuda:1`, `tensorrt:0` to choose ONNX Runtime's
             execution provider; a number lets ONNX Runtime use the CPU.
-        threads: CPU threads of ONNX Runtime; None leaves it to it.
+        threads: CPU threads of ONNX Runtime and OpenVINO; None leaves them to those.
 
     Raises:
         FileNotFoundError: if there is no artifact.
@@ -161,6 +161,13 @@ def _open_target(
         from engines.ort_runtime import OrtRuntime
 
         return OrtRuntime(folder, manifest, device, threads, tuple(notes))
+    if target is Target.OPENVINO:
+        reason = cannot_run_reason(target)
+        if reason is not None:
+            raise ValueError(f"target '{target}' cannot run here: {reason}")
+        from engines.openvino_runtime import OpenVinoRuntime
+
+        return OpenVinoRuntime(folder, manifest, device, threads, tuple(notes))
     reason = cannot_run_reason(target)
     if device.provider != AUTO:
         reason = f"--device {device} chooses ONNX Runtime's provider; give a GPU's number"
@@ -180,7 +187,7 @@ def _passing_over_reason(
     """Return why `auto` does not take a target, None if it does."""
     if all(entry.target != target for entry in manifest.targets):
         return "not built"
-    if target is Target.ORT:
+    if target not in COMPILERS:
         return cannot_run_reason(target)
     if device.provider != AUTO:
         return f"--device {device} was asked for"

@@ -19,14 +19,18 @@ class Target(StrEnum):
     TRT = "trt"
     TRT_RTX = "trt-rtx"
     ORT = "ort"
+    OPENVINO = "openvino"
 
 
 # The preferred first: fastest where it runs.
-PREFERENCE = (Target.TRT, Target.TRT_RTX, Target.ORT)
+PREFERENCE = (Target.TRT, Target.TRT_RTX, Target.ORT, Target.OPENVINO)
+# Those that make engines for an NVIDIA GPU; the others run the ONNX file itself.
+COMPILERS = (Target.TRT, Target.TRT_RTX)
 _MODULES = {
     Target.TRT: "tensorrt",
     Target.TRT_RTX: "tensorrt_rtx",
     Target.ORT: "onnxruntime",
+    Target.OPENVINO: "openvino",
 }
 
 
@@ -53,9 +57,14 @@ def installed_version(target: Target) -> str:
     Raises:
         ImportError: if it is not installed.
     """
-    if target is Target.ORT:
-        return str(importlib.import_module(_MODULES[target]).__version__)
-    return str(import_tensorrt(target).__version__)
+    if target in COMPILERS:
+        return str(import_tensorrt(target).__version__)
+    name = _MODULES[target]
+    try:
+        # OpenVINO adds its build and branch behind dashes.
+        return str(importlib.import_module(name).__version__).split("-", maxsplit=1)[0]
+    except ImportError as error:
+        raise ImportError(f"{name} is not installed; {_install_hint(target)}") from error
 
 
 def missing_reason(target: Target) -> str | None:
@@ -72,7 +81,7 @@ def missing_reason(target: Target) -> str | None:
 def cannot_run_reason(target: Target) -> str | None:
     """Return why this machine cannot run what was built for `target`, None if it can."""
     reason = _missing_library(target)
-    if reason is None and target is not Target.ORT:
+    if reason is None and target in COMPILERS:
         return missing_gpu_reason(f"{target} engines run on an NVIDIA GPU")
     return reason
 

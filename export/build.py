@@ -24,7 +24,7 @@ from engines.build_targets import TargetBuilds, build_targets, default_capabilit
 from engines.runtime import open_runtime
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
-from export.build_options import parse_arguments
+from export.build_options import parse_arguments, public_arguments
 from export.build_quantised import Quantisation, check_search, quantise_graph, remove_search
 from export.cells import list_cells
 from export.check_images import CheckImages, load_check_images
@@ -42,7 +42,16 @@ from export.reference import Reference
 from export.score_reader import ScoreReader
 from export.slide_model import SlideModel
 from export.trace import trace_model
-from export.verify import Labels, ParityReport, Predict, Prediction, check_parity, compare
+from export.verify import (
+    GATES,
+    Labels,
+    ParityError,
+    ParityReport,
+    Predict,
+    Prediction,
+    check_parity,
+    compare,
+)
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
@@ -164,30 +173,9 @@ def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manif
         palette=config.palette,
         batch=arguments.batch,
         mode=arguments.mode,
-        command=shlex.join(["python", "-m", "export.build", *_public_arguments(arguments)]),
+        command=shlex.join(["python", "-m", "export.build", *public_arguments(arguments)]),
         versions={package: version(package) for package in packages},
     )
-
-
-def _public_arguments(arguments: argparse.Namespace) -> list[str]:
-    """Return the options that decide what is built, as they would be typed."""
-    size = arguments.size and f"{arguments.size[0]}x{arguments.size[1]}"
-    checkpoint = arguments.checkpoint and arguments.checkpoint.name
-    options = [f"--{arguments.precision}", f"--output={arguments.output}"]
-    if arguments.mode == "slide":
-        height, width = arguments.image_size
-        options += ["--mode=slide", f"--image-size={height}x{width}"]
-        options += [f"--window-batch={arguments.window_batch}"] if arguments.window_batch else []
-    named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
-    options += [f"{option}={value}" for option, value in named.items() if value]
-    options += ["--random-weights"] if arguments.random_weights else []
-    options += ["--quantise-attention"] if arguments.quantise_attention else []
-    if arguments.precision in SCHEMES:
-        options += [f"--float-type={arguments.float_type or 'fp16'}"]
-    if arguments.max_miou_drop is not None:
-        options += [f"--max-miou-drop={arguments.max_miou_drop:g}"]
-    options += [f"--batch={':'.join(map(str, arguments.batch))}"]
-    return [*options, f"--tail-strips={arguments.tail_strips}", f"--seed={arguments.seed}"]
 
 
 def _export(
@@ -361,6 +349,9 @@ def _check_runtime(
     """Run the artifact through every runtime that works here and compare it with what was gated.
 
     Returns warnings for the targets that could not run.
+
+    Raises:
+        ParityError: if one gives other labels; what random weights give are near-ties.
     """
     warnings = []
     for target in dict.fromkeys(entry.target for entry in manifest.targets):
@@ -374,6 +365,12 @@ def _check_runtime(
             got = got if arguments.output == "labels" else got.argmax(axis=1)
         agreement = float((got == expected).mean())
         say(f"{target}: runs, {agreement:.5f} of labels as verified")
+        least = GATES[arguments.precision].pixel_agreement
+        if agreement < least and not arguments.random_weights:
+            raise ParityError(
+                f"target '{target}' gives {agreement:.5f} of the labels that were verified, the "
+                f"gate is {least}; leave it out of --target, and please report this machine"
+            )
     return tuple(warnings)
 
 

@@ -59,6 +59,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def public_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that decide what is built, as they would be typed."""
+    size = arguments.size and f"{arguments.size[0]}x{arguments.size[1]}"
+    checkpoint = arguments.checkpoint and arguments.checkpoint.name
+    options = [f"--{arguments.precision}", f"--output={arguments.output}"]
+    if arguments.mode == "slide":
+        height, width = arguments.image_size
+        options += ["--mode=slide", f"--image-size={height}x{width}"]
+        options += [f"--window-batch={arguments.window_batch}"] if arguments.window_batch else []
+    named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
+    options += [f"{option}={value}" for option, value in named.items() if value]
+    options += ["--random-weights"] if arguments.random_weights else []
+    options += ["--quantise-attention"] if arguments.quantise_attention else []
+    if arguments.precision in SCHEMES:
+        options += [f"--float-type={arguments.float_type or 'fp16'}"]
+    if arguments.max_miou_drop is not None:
+        options += [f"--max-miou-drop={arguments.max_miou_drop:g}"]
+    options += [f"--batch={':'.join(map(str, arguments.batch))}"]
+    return [*options, f"--tail-strips={arguments.tail_strips}", f"--seed={arguments.seed}"]
+
+
 def _check_mode(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuse options that make no sense in the mode asked for."""
     if arguments.mode == "whole":
@@ -107,9 +128,12 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
         parser.error("--quantise-attention: not with --max-miou-drop, which frees linears alone")
     if arguments.max_miou_drop is not None and arguments.random_weights:
         parser.error("--max-miou-drop: random weights have no mIoU to lose")
-    if arguments.float_type == "fp32" and arguments.target != ["ort"]:
+    if arguments.float_type == "fp32" and not (
+        arguments.target and set(arguments.target) <= {"ort", "openvino"}
+    ):
         parser.error(
-            "--float-type fp32: only with --target ort, since no compiler fuses attention in FP32"
+            "--float-type fp32: only with --target ort or openvino, since no compiler fuses "
+            "attention in FP32"
         )
 
 
@@ -175,7 +199,7 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="trt, trt-rtx, ort or auto (default auto: all that this machine can build)",
+        help="trt, trt-rtx, ort, openvino or auto (default auto: all that this machine can build)",
     )
     group.add_argument(
         "--compute-capability",

@@ -27,7 +27,13 @@ from engines.audit import audit_engine, check_audit
 from engines.devices import parse_device
 from engines.ort_runtime import open_session
 from engines.roofline import DEFAULT_GPU, GPUS, Gpu, count_flops, estimate_ms, find_gpu
-from engines.target import Target, installed_version, missing_reason, own_compute_capability
+from engines.target import (
+    COMPILERS,
+    Target,
+    installed_version,
+    missing_reason,
+    own_compute_capability,
+)
 from engines.trt_builder import BuildOptions, build_engine
 from export.check_images import CheckImages, load_check_images
 from export.manifest import Manifest
@@ -121,13 +127,18 @@ def check_search(arguments: argparse.Namespace, targets: Sequence[Target]) -> No
                if why]  # fmt: skip
     if unbuilt and (targets or len(unbuilt) == len(missing)):
         raise ValueError(unbuilt[0])
-    compiles = any(why is None for target, why in missing.items() if target is not Target.ORT)
+    compiles = any(why is None for target, why in missing.items() if target in COMPILERS)
     if compiles and arguments.batch[0] != arguments.batch[2]:
         raise ValueError(
             "--max-miou-drop: engines of a dynamic batch have no known sizes to estimate times of; "
             "search with a fixed --batch, or with --target ort alone"
         )
     if not compiles:
+        if missing.get(Target.ORT, "not asked for"):
+            raise ValueError(
+                "--max-miou-drop: nothing to rank by on OpenVINO alone; add --target ort, which is "
+                "timed, or a compiler"
+            )
         return
     gpu = _choose_gpu(arguments, missing)
     if arguments.precision == "fp8" and "FP8" not in gpu.tera_ops:
@@ -232,7 +243,7 @@ class _SpeedMeter:
         targets = [
             target for target in wanted.targets or list(Target) if not missing_reason(target)
         ]
-        compilers = [target for target in targets if target is not Target.ORT]
+        compilers = [target for target in targets if target in COMPILERS]
         self._arguments, self._precision = arguments, wanted.scheme.name
         self._compiler = compilers[0] if compilers else None
         self._gpu = _choose_gpu(arguments, targets)

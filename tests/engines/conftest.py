@@ -292,3 +292,9 @@ def artifact(tmp_path: Path, segmenter: Writer) -> Writer:
         return folder
 
     return make
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Three images of the artifacts' size, of noise."""
+    return np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)

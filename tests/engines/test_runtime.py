@@ -20,11 +20,6 @@ Writer = Callable[..., Path]
 NO_GPU = cannot_run_reason(Target.TRT_RTX) is not None
 
 
-@pytest.fixture
-def images() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
-
-
 def add_engine(folder: Path, *entries: BuiltTarget) -> Manifest:
     """Add engine files, of no use but for their hashes, to an artifact."""
     for entry in entries:

@@ -22,7 +22,7 @@ LACKS_TENSORRT = importlib.util.find_spec("tensorrt") is None
 
 
 def test_names_are_those_of_the_command_line() -> None:
-    assert [str(target) for target in Target] == ["trt", "trt-rtx", "ort"]
+    assert [str(target) for target in Target] == ["trt", "trt-rtx", "ort", "openvino"]
     assert parse_targets(["ort", "trt-rtx", "ort"]) == (Target.ORT, Target.TRT_RTX)
     assert parse_targets(["auto"]) == ()
 
@@ -30,7 +30,10 @@ def test_names_are_those_of_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["tensorrt"], "target 'tensorrt' is unknown; expected one of: trt, trt-rtx, ort, auto"),
+        (
+            ["tensorrt"],
+            "target 'tensorrt' is unknown; expected one of: trt, trt-rtx, ort, openvino, auto",
+        ),
         (["auto", "ort"], "'auto' stands alone, got auto, ort"),
     ],
 )

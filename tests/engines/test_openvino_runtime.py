@@ -1,0 +1,160 @@
+"""OpenVINO runs the exported file as it is written, and says what it cannot."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import openvino_runtime
+from engines.openvino_runtime import OpenVinoRuntimeError, sums_int8_exactly
+from engines.runtime import open_runtime
+from engines.target import Target, cannot_run_reason, installed_version, missing_reason
+from export.build import main
+from export.manifest import BuiltTarget, Manifest, ManifestError
+from segvit.checkpoint import save_checkpoint
+from segvit.cli import run_main
+from segvit.shipped import shipped_checkpoint
+from tests.engines.conftest import Writer
+from tests.tiny_models import make_config, make_model
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture
+def folder(artifact: Writer) -> Path:
+    """An artifact for ONNX Runtime and OpenVINO."""
+    return _offer(artifact())
+
+
+def _offer(folder: Path) -> Path:
+    manifest = Manifest.read(folder)
+    entry = BuiltTarget("openvino", installed_version(Target.OPENVINO), (), "model.onnx")
+    replace(manifest, targets=(*manifest.targets, entry)).write(folder)
+    return folder
+
+
+def test_it_builds_and_runs_anywhere() -> None:
+    assert missing_reason(Target.OPENVINO) is None
+    assert cannot_run_reason(Target.OPENVINO) is None
+    assert installed_version(Target.OPENVINO)[:2] == "20"
+    assert "-" not in installed_version(Target.OPENVINO)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fp16"}, {"scores": True}])
+def test_it_gives_what_onnx_runtime_gives(
+    artifact: Writer, images: np.ndarray, options: dict[str, object]
+) -> None:
+    folder = _offer(artifact(**options))
+    with open_runtime(folder, "openvino", threads=1) as ours, open_runtime(folder, "ort") as theirs:
+        assert ours.target is Target.OPENVINO
+        assert (ours.input, ours.output, ours.classes) == (
+            theirs.input, theirs.output, theirs.classes,
+        )  # fmt: skip
+        got, expected = ours.infer(images[:1]), theirs.infer(images[:1])
+        first = got.copy()
+        ours.infer(images[1:2])
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(got, first)  # the caller's own, whatever runs next
+    if "scores" in options:
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    else:
+        assert (got == expected).mean() >= 0.999
+
+
+def test_a_dynamic_batch_takes_its_range(artifact: Writer, images: np.ndarray) -> None:
+    with open_runtime(_offer(artifact(batch="batch")), "openvino") as runtime:
+        together = runtime.infer(images)
+        apart = np.concatenate([runtime.infer(image[None]) for image in images])
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_bad_input_leaves_it_usable(folder: Path, images: np.ndarray) -> None:
+    with open_runtime(folder, "openvino", "cpu") as runtime:
+        with pytest.raises(ValueError, match="expected a uint8 array of RGB pixels, got float32"):
+            runtime.infer(images[:1].astype(np.float32))
+        with pytest.raises(ValueError, match="expected a batch of 1, got 2"):
+            runtime.infer(images[:2])
+        flipped = images[:1, :, ::-1]
+        np.testing.assert_array_equal(runtime.infer(flipped), runtime.infer(flipped.copy()))
+    runtime.close()
+    with pytest.raises(ValueError, match="the runtime is closed"):
+        runtime.infer(images[:1])
+
+
+def test_what_cannot_be_opened(folder: Path, artifact: Writer) -> None:
+    with pytest.raises(ValueError, match="'cuda:0': OpenVINO runs on the CPU here"):
+        open_runtime(folder, "openvino", "cuda:0")
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"x")
+    with pytest.raises(ManifestError, match=r"model\.onnx"):
+        open_runtime(folder, "openvino")
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="holds no openvino engine, only ort"):
+        open_runtime(artifact(), "openvino")
+
+
+def test_a_file_it_does_not_know_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"model\.onnx' does not load on OpenVINO: "):
+        openvino_runtime.compile_model(path)
+
+
+def test_its_own_failures_are_one_error(folder: Path, images: np.ndarray) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with open_runtime(folder, "openvino") as runtime:
+        request = runtime._request  # type: ignore[attr-defined]
+        runtime._request = type("Request", (), {"infer": staticmethod(fail)})()  # type: ignore[attr-defined]
+        with pytest.raises(OpenVinoRuntimeError, match="failed to run the model: out of memory"):
+            runtime.infer(images[:1])
+        runtime._request = request  # type: ignore[attr-defined]
+        assert runtime.infer(images[:1]).shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [
+        ("fpu avx2 avx512_vnni", True),
+        ("avx_vnni", True),
+        ("avx avx2 avx512f", False),
+        (None, False),
+    ],
+)
+def test_int8_sums_are_trusted_where_the_cpu_has_them(
+    flags: str | None, exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if flags is not None:
+        path.write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(openvino_runtime, "_CPU_INFO", path)
+    assert sums_int8_exactly() is exact
+
+
+@pytest.mark.slow
+def test_an_int8_build_runs_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--checkpoint", str(shipped_checkpoint("vit_t_landcover")), "--int8", "--target",
+               "openvino", "--num-calibration-images", "8", "--num-images", "2"]  # fmt: skip
+    assert main([*options, "--out", str(tmp_path / "int8")]) == 0
+    assert "openvino: runs, 0.99" in capsys.readouterr().out
+    manifest = Manifest.read(tmp_path / "int8")
+    assert [entry.target for entry in manifest.targets] == ["openvino"]
+
+
+def test_a_runtime_that_gives_other_labels_fails_the_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*_: object) -> np.ndarray:
+        return np.full((1, 64, 64), 99, np.uint8)
+
+    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "infer", other)
+    save_checkpoint(make_model(make_config()), tmp_path / "tiny.safetensors")
+    options = ["--checkpoint", str(tmp_path / "tiny.safetensors"), "--num-images", "1",
+               "--target", "openvino", "--out", str(tmp_path / "out")]  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main, options)
+    assert stopped.value.code == 1
+    assert "error: target 'openvino' gives 0.00000 of the labels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
