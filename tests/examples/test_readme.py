@@ -51,8 +51,6 @@ def _run(command: str, place: Path) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"], command
     arguments = [sys.executable, *words[1:], *SHORTER.get(words[2], ())]
-    if "--max-miou-drop" in words:
-        arguments += ["--num-search-images", "4"]
     return subprocess.run(
         arguments, cwd=place, capture_output=True, text=True, timeout=600, check=False
     )
