@@ -29,6 +29,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 SHORTER = {
     "segvit.train": ("--max-steps", "1", "--batch-size", "2", "--device", "cpu"),
     "export.build": ("--num-images", "2", "--num-calibration-images", "16"),
+    "benchmarks.precision": ("--num-images", "2"),
     "benchmarks.latency": ("--rounds", "2", "--warm-up", "0"),
 }
 

@@ -169,10 +169,7 @@ def test_a_budget_that_cannot_be_held_is_no_success(
     assert {path.name for path in kept.iterdir()} == {
         "frontier.json", "frontier.csv", "frontier.png",
     }  # fmt: skip
-    before = Frontier.load(kept / "frontier.json")
-    assert before.choose(0) is None
-    _fails(capsys, 1, "fp8 cannot hold", options)
-    assert Frontier.load(kept / "frontier.json") == before  # gone on with, not measured anew
+    assert Frontier.load(kept / "frontier.json").choose(0) is None
 
 
 @pytest.mark.parametrize(
