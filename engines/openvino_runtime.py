@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from engines.devices import Device
-from engines.runtime import Images, Output, check_images, find_entry
+from engines.runtime import Images, Output, check_images, verify_onnx
 from engines.target import Target
-from export.manifest import Manifest, verify_file
+from export.manifest import Manifest
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _INT8_SUMS = re.compile(r"\b(avx512_vnni|avx_vnni|amx_int8|asimddp)\b")
@@ -48,11 +48,7 @@ class OpenVinoRuntime:
     ) -> None:
         if device.provider not in ("auto", "cpu"):
             raise ValueError(f"device '{device}': OpenVINO runs on the CPU here; give --device cpu")
-        entry = find_entry(folder, manifest, Target.OPENVINO)
-        path = verify_file(folder, entry.file, manifest)
-        for name in manifest.files:
-            if name.startswith(f"{entry.file}."):  # external data of a model above 2 GB
-                verify_file(folder, name, manifest)
+        path = verify_onnx(folder, manifest, Target.OPENVINO)
         self.input, self.output = manifest.input, manifest.outputs[0]
         self.classes, self.palette = manifest.classes, manifest.palette
         self.batch, self.notes = manifest.batch, notes

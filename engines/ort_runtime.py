@@ -9,9 +9,9 @@ from typing import Any, Self
 import onnxruntime
 
 from engines.devices import Device
-from engines.runtime import Images, Output, check_images, find_entry
+from engines.runtime import Images, Output, check_images, verify_onnx
 from engines.target import Target
-from export.manifest import Manifest, verify_file
+from export.manifest import Manifest
 
 _PROVIDERS = {
     "auto": "CPUExecutionProvider",
@@ -51,11 +51,7 @@ class OrtRuntime:
         threads: int | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        entry = find_entry(folder, manifest, Target.ORT)
-        path = verify_file(folder, entry.file, manifest)
-        for name in manifest.files:
-            if name.startswith(f"{entry.file}."):  # external data of a model above 2 GB
-                verify_file(folder, name, manifest)
+        path = verify_onnx(folder, manifest, Target.ORT)
         self.input, self.output = manifest.input, manifest.outputs[0]
         self.classes, self.palette = manifest.classes, manifest.palette
         self.batch, self.notes = manifest.batch, notes

@@ -149,6 +149,20 @@ def find_entry(
     )
 
 
+def verify_onnx(folder: Path, manifest: Manifest, target: Target) -> Path:
+    """Return the ONNX file of a target that runs it as such, it and its weights as built.
+
+    Raises:
+        ManifestError: if a file is not the one the manifest lists.
+        ValueError: if the artifact has no such target.
+    """
+    entry = find_entry(folder, manifest, target)
+    for name in manifest.files:
+        if name.startswith(f"{entry.file}."):  # external data of a model above 2 GB
+            verify_file(folder, name, manifest)
+    return verify_file(folder, entry.file, manifest)
+
+
 def _open_target(
     folder: Path,
     manifest: Manifest,
