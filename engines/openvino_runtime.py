@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from engines.arrays import Images, Output, Staging, view_array
 from engines.devices import Device
-from engines.runtime import Images, Output, check_images, verify_onnx
+from engines.runtime import verify_onnx
 from engines.target import Target
 from export.manifest import Manifest
 
@@ -21,15 +21,15 @@ class OpenVinoRuntimeError(RuntimeError):
     """A model that OpenVINO loaded but cannot run, with its own message."""
 
 
-class OpenVinoRuntime:
-    """OpenVINO behind the `Runtime` protocol.
+class OpenVinoEngine:
+    """A compiled model of as many streams as there are to be instances.
 
     Args:
         folder: the artifact folder.
         manifest: its manifest.
         device: the CPU; a bare number means it too.
-        threads: None leaves them to OpenVINO.
-        notes: what `open_runtime` passed over.
+        threads: of all instances together; None leaves them to OpenVINO.
+        instances: calls that run at once.
 
     Raises:
         ManifestError: if the ONNX file is not the one the manifest lists.
@@ -44,46 +44,51 @@ class OpenVinoRuntime:
         manifest: Manifest,
         device: Device,
         threads: int | None = None,
-        notes: tuple[str, ...] = (),
+        instances: int = 1,
     ) -> None:
         if device.provider not in ("auto", "cpu"):
             raise ValueError(f"device '{device}': OpenVINO runs on the CPU here; give --device cpu")
         path = verify_onnx(folder, manifest, Target.OPENVINO)
-        self.input, self.output = manifest.input, manifest.outputs[0]
-        self.classes, self.palette = manifest.classes, manifest.palette
-        self.batch, self.notes = manifest.batch, notes
-        self._request: Any = compile_model(path, threads).create_infer_request()
+        self._names = manifest.input.name, manifest.outputs[0].name
+        self.compiled: Any = compile_model(path, threads, instances)
 
-    def infer(self, images: Images) -> Output:
-        """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`."""
-        images = check_images(images, self.input, self.batch)
-        if self._request is None:
-            raise ValueError("the runtime is closed; open it again with open_runtime")
-        try:
-            # The images are read where they are; what comes out is the caller's own.
-            result = self._request.infer({self.input.name: images}, share_inputs=True)
-        except RuntimeError as error:
-            raise OpenVinoRuntimeError(f"OpenVINO failed to run the model: {error}") from error
-        output: Output = result[self.output.name]
-        return output
+    def make_instance(self) -> OpenVinoInstance:
+        """Return an inference request."""
+        return OpenVinoInstance(self.compiled.create_infer_request(), *self._names)
 
     def close(self) -> None:
-        """Free the model; a second call does nothing."""
-        self._request = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        """Free the compiled model."""
+        self.compiled = None
 
 
-def compile_model(path: Path, threads: int | None = None) -> Any:
+class OpenVinoInstance:
+    """One inference request whose tensors are the caller's memory."""
+
+    def __init__(self, request: Any, input_name: str, output_name: str) -> None:
+        self._make_tensor = import_module("openvino").Tensor
+        self._request = request
+        self._input, self._output = input_name, output_name
+        self._staging = Staging()
+
+    def view(self, array: object, name: str) -> Any:
+        """Return the array as numpy sees it."""
+        return view_array(array, name)
+
+    def run(self, images: Images, out: Output) -> Output:
+        """Write the output of `images` to `out`, and return it."""
+        request = self._request
+        try:
+            for name, array in ((self._input, self._staging.place(images)), (self._output, out)):
+                request.set_tensor(name, self._make_tensor(array, shared_memory=True))
+            # Not `infer`, which makes arrays of the results.
+            request.start_async()
+            request.wait()
+        except RuntimeError as error:
+            raise OpenVinoRuntimeError(f"OpenVINO failed to run the model: {error}") from error
+        return out
+
+
+def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> Any:
     """Return an ONNX file compiled for the CPU, to be computed as it is written.
 
     1. Floats are summed in FP32: by itself OpenVINO takes BF16 where the CPU has it, which is not
@@ -91,12 +96,13 @@ def compile_model(path: Path, threads: int | None = None) -> Any:
     2. Products in INT8 are INT8 where the CPU sums them in 32 bits. Without such instructions
        OpenVINO's pairwise sums saturate at 16 bits (0.95 of a land-cover model's labels instead of
        0.9996), so there they are computed in floats, as quantised as they are.
+    3. A stream runs one call at a time, so each of several requests needs its own.
 
     Raises:
         ValueError: if OpenVINO cannot load it.
     """
     openvino = import_module("openvino")
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     if not sums_int8_exactly():

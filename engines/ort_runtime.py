@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import onnxruntime
 
+from engines.arrays import Images, Output, Staging, view_array
 from engines.devices import Device
-from engines.runtime import Images, Output, check_images, verify_onnx
+from engines.runtime import verify_onnx
 from engines.target import Target
 from export.manifest import Manifest
 
@@ -26,15 +26,14 @@ class OrtRuntimeError(RuntimeError):
     """A model that ONNX Runtime loaded but cannot run, with its own message."""
 
 
-class OrtRuntime:
-    """ONNX Runtime behind the `Runtime` protocol.
+class OrtEngine:
+    """One session, which any number of threads may run at once; instances share its threads.
 
     Args:
         folder: the artifact folder.
         manifest: its manifest.
         device: the execution provider; a bare number means the CPU.
         threads: of the CPU provider; None leaves it to ONNX Runtime.
-        notes: what `open_runtime` passed over.
 
     Raises:
         ManifestError: if the ONNX file is not the one the manifest lists.
@@ -44,44 +43,47 @@ class OrtRuntime:
     target = Target.ORT
 
     def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        device: Device,
-        threads: int | None = None,
-        notes: tuple[str, ...] = (),
+        self, folder: Path, manifest: Manifest, device: Device, threads: int | None = None
     ) -> None:
         path = verify_onnx(folder, manifest, Target.ORT)
-        self.input, self.output = manifest.input, manifest.outputs[0]
-        self.classes, self.palette = manifest.classes, manifest.palette
-        self.batch, self.notes = manifest.batch, notes
-        self._session: Any = open_session(path, device, threads)
+        self._names = manifest.input.name, manifest.outputs[0].name
+        self.session: Any = open_session(path, device, threads)
 
-    def infer(self, images: Images) -> Output:
-        """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`."""
-        images = check_images(images, self.input, self.batch)
-        if self._session is None:
-            raise ValueError("the runtime is closed; open it again with open_runtime")
-        try:
-            output: Output = self._session.run([self.output.name], {self.input.name: images})[0]
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise OrtRuntimeError(f"ONNX Runtime failed to run the model: {error}") from error
-        return output
+    def make_instance(self) -> OrtInstance:
+        """Return bindings of the session's input and output."""
+        return OrtInstance(self.session, *self._names)
 
     def close(self) -> None:
-        """Free the session; a second call does nothing."""
-        self._session = None
+        """Free the session."""
+        self.session = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+class OrtInstance:
+    """Input and output bound to the caller's memory, so that nothing is copied on a CPU."""
+
+    def __init__(self, session: Any, input_name: str, output_name: str) -> None:
+        self._session, self._binding = session, session.io_binding()
+        self._input, self._output = input_name, output_name
+        self._staging = Staging()
+
+    def view(self, array: object, name: str) -> Any:
+        """Return the array as numpy sees it."""
+        return view_array(array, name)
+
+    def run(self, images: Images, out: Output) -> Output:
+        """Write the output of `images` to `out`, and return it."""
+        placed = self._staging.place(images)
+        binding = self._binding
+        try:
+            for bind, name, array in (
+                (binding.bind_input, self._input, placed),
+                (binding.bind_output, self._output, out),
+            ):
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise OrtRuntimeError(f"ONNX Runtime failed to run the model: {error}") from error
+        return out
 
 
 def open_session(path: Path, device: Device, threads: int | None = None) -> Any:

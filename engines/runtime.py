@@ -2,57 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from engines.arrays import Images, Output, check_images, check_output
 from engines.devices import Device, parse_device
+from engines.pool import Engine, InstancePool
 from engines.target import AUTO, COMPILERS, PREFERENCE, Target, cannot_run_reason, parse_targets
 from export.manifest import BuiltTarget, Manifest, TensorSpec, verify_file
 
-Images = npt.NDArray[np.uint8]
-Output = npt.NDArray[Any]
 
+class Runtime:
+    """A loaded engine, whichever it is; a context manager that frees what it holds.
 
-class Runtime(Protocol):
-    """A loaded engine. One thread at a time; a context manager that frees what it holds.
+    Any thread may call it: as many calls run at once as there are instances, others wait. Whatever
+    a call raises, the next one works. `batch` is (min, typical, max) images a call; `notes` says
+    which better target was passed over and why.
 
-    `batch` is (min, typical, max) images a call. `notes` says which better target was passed over
-    and why.
+    Args:
+        engine: closed with the runtime.
+        manifest: of the artifact that holds it.
+        instances: calls that run at once.
+        notes: what `open_runtime` passed over.
+
+    Raises:
+        ValueError: if `instances` is not positive.
     """
 
-    target: Target
-    input: TensorSpec
-    output: TensorSpec
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    batch: tuple[int, int, int]
-    notes: tuple[str, ...]
+    def __init__(
+        self, engine: Engine, manifest: Manifest, instances: int = 1, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.target, self.notes, self.instances = engine.target, notes, instances
+        self.input, self.output = manifest.input, manifest.outputs[0]
+        self.classes, self.palette = manifest.classes, manifest.palette
+        self.batch = manifest.batch
+        self._dtype = np.dtype(self.output.dtype)
+        self._pool = InstancePool(engine, instances)
+        self._workers = ThreadPoolExecutor(instances, thread_name_prefix="runtime")
 
-    def infer(self, images: Images) -> Output:
+    def infer(self, images: object, out: object = None) -> Output:
         """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`.
 
+        Args:
+            images: uint8, a numpy array or what numpy can view without a copy (DLPack, the array
+                interface); on an NVIDIA GPU, an array there as well. Images that are not
+                contiguous are copied first.
+            out: a contiguous array of the output's shape and dtype to write to and return; nothing
+                of an image's size is allocated then.
+
         Raises:
-            ValueError: if the images are not what `input` and `batch` say.
+            ValueError: if the images are not what `input` and `batch` say, `out` does not fit, or
+                the runtime is closed.
+            RuntimeError: if the engine fails, with its library's own message.
         """
-        ...
+        with self._pool.admit():
+            return self._call(images, out)
+
+    def infer_async(self, images: object) -> Future[Output]:
+        """Return the future of what `infer` returns, or raises.
+
+        The images must stay as they are until it is done.
+        """
+        try:
+            self._pool.enter()
+        except ValueError as error:
+            refused: Future[Output] = Future()
+            refused.set_exception(error)
+            return refused
+        try:
+            future = self._workers.submit(self._call, images, None)
+        except BaseException:
+            self._pool.leave()
+            raise
+        future.add_done_callback(lambda _: self._pool.leave())
+        return future
+
+    def stream(self, batches: Iterable[object]) -> Iterator[Output]:
+        """Yield what `infer` returns for each batch, in order.
+
+        The next batches are fetched while earlier ones compute, `instances` plus one ahead, so each
+        must stay as it is until its output came. An error comes in its place: what was asked for
+        before it is yielded first, be it an error of `batches` itself.
+        """
+        waiting: deque[Future[Output]] = deque()
+        source = iter(batches)
+        try:
+            while True:
+                try:
+                    images = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failed: Future[Output] = Future()
+                    failed.set_exception(error)
+                    waiting.append(failed)
+                    break
+                waiting.append(self.infer_async(images))
+                if len(waiting) > self.instances:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def warm_up(self, calls: int = 1) -> None:
+        """Run blank images of the typical batch `calls` times on every instance.
+
+        Raises:
+            ValueError: if `calls` is not positive, or the runtime is closed.
+        """
+        if calls < 1:
+            raise ValueError(f"calls: expected at least 1, got {calls}")
+        images = np.zeros(_with_batch(self.input, self.batch[1]), np.uint8)
+        out = np.empty(_with_batch(self.output, self.batch[1]), self._dtype)
+        with self._pool.admit(), self._pool.lend_all() as instances:
+            for instance in instances:
+                for _ in range(calls):
+                    instance.run(instance.view(images, "images"), instance.view(out, "out"))
 
     def close(self) -> None:
-        """Free the engine; a second call does nothing."""
-        ...
+        """Wait for the calls in flight and free the engine; a second call does nothing more."""
+        self._pool.close()
+        self._workers.shutdown(wait=False)
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+    def _call(self, images: object, out: object) -> Output:
+        with self._pool.lend() as instance:
+            viewed = instance.view(images, "images")
+            check_images(viewed, self.input, self.batch)
+            shape = _with_batch(self.output, viewed.shape[0])
+            if out is None:
+                return instance.run(viewed, np.empty(shape, self._dtype))
+            target = instance.view(out, "out")
+            check_output(target, shape, self._dtype)
+            instance.run(viewed, target)
+            return cast(Output, out)
 
 
 def open_runtime(
@@ -60,6 +161,7 @@ def open_runtime(
     target: str = AUTO,
     device: int | str = 0,
     threads: int | None = None,
+    instances: int = 1,
 ) -> Runtime:
     """Return the runtime of an artifact folder, its files checked before anything is loaded.
 
@@ -68,7 +170,9 @@ def open_runtime(
         target: `trt`, `trt-rtx`, `ort`, `openvino`, or `auto` for the best of them that runs here.
         device: the GPU's number, or `cpu`, `cuda:1`, `tensorrt:0` to choose ONNX Runtime's
             execution provider; a number lets ONNX Runtime use the CPU.
-        threads: CPU threads of ONNX Runtime and OpenVINO; None leaves them to those.
+        threads: CPU threads of ONNX Runtime and OpenVINO, of all instances together; None leaves
+            them to those.
+        instances: calls that run at once, each with memory of its own.
 
     Raises:
         FileNotFoundError: if there is no artifact.
@@ -80,13 +184,20 @@ def open_runtime(
     manifest = Manifest.read(folder)
     chosen = parse_device(device)
     wanted = parse_targets([target])
+    if instances < 1:
+        raise ValueError(f"instances: expected at least 1, got {instances}")
+
+    def load(target: Target, notes: tuple[str, ...]) -> Runtime:
+        engine = _load_engine(folder, manifest, target, chosen, threads, instances)
+        return Runtime(engine, manifest, instances, notes)
+
     if wanted:
-        return _open_target(folder, manifest, wanted[0], chosen, threads, ())
+        return load(wanted[0], ())
     notes: list[str] = []
     for candidate in PREFERENCE:
         reason = _passing_over_reason(folder, manifest, candidate, chosen)
         if reason is None:
-            return _open_target(folder, manifest, candidate, chosen, threads, tuple(notes))
+            return load(candidate, tuple(notes))
         notes.append(f"{candidate}: {reason}")
     raise ValueError(f"'{folder}' holds nothing that runs here: {'; '.join(notes)}")
 
@@ -105,26 +216,6 @@ def infer_all(runtime: Runtime, images: Images) -> Output:
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
 
-def check_images(images: Images, spec: TensorSpec, batch: tuple[int, int, int]) -> Images:
-    """Return the images, contiguous, after comparing them with an engine's input.
-
-    Raises:
-        ValueError: if type, shape or number differ.
-    """
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-        raise ValueError(f"images: expected a uint8 array of RGB pixels, got {got}")
-    expected = tuple(spec.shape[1:])
-    if images.ndim != 4 or images.shape[1:] != expected:
-        wanted = ", ".join(map(str, expected))
-        raise ValueError(f"images: expected shape (B, {wanted}), got {images.shape}")
-    smallest, _, largest = batch
-    if not smallest <= len(images) <= largest:
-        wanted = str(smallest) if smallest == largest else f"{smallest} to {largest}"
-        raise ValueError(f"images: expected a batch of {wanted}, got {len(images)}")
-    return np.ascontiguousarray(images)
-
-
 def find_entry(
     folder: Path, manifest: Manifest, target: Target, capability: str | None = None
 ) -> BuiltTarget:
@@ -136,7 +227,7 @@ def find_entry(
     entries = [entry for entry in manifest.targets if entry.target == target]
     fitting = [e for e in entries if capability is None or capability in e.compute_capabilities]
     if fitting:
-        return fitting[0]
+        return fitting[-1]  # the newest: a rebuilt engine stands behind the one it replaces
     build = f"build it: python -m engines.build --artifact {folder} --target {target}"
     if not entries:
         have = ", ".join(dict.fromkeys(entry.target for entry in manifest.targets)) or "none"
@@ -163,25 +254,25 @@ def verify_onnx(folder: Path, manifest: Manifest, target: Target) -> Path:
     return verify_file(folder, entry.file, manifest)
 
 
-def _open_target(
+def _load_engine(
     folder: Path,
     manifest: Manifest,
     target: Target,
     device: Device,
     threads: int | None,
-    notes: Sequence[str],
-) -> Runtime:
+    instances: int,
+) -> Engine:
     if target is Target.ORT:
-        from engines.ort_runtime import OrtRuntime
+        from engines.ort_runtime import OrtEngine
 
-        return OrtRuntime(folder, manifest, device, threads, tuple(notes))
+        return OrtEngine(folder, manifest, device, threads)
     if target is Target.OPENVINO:
         reason = cannot_run_reason(target)
         if reason is not None:
             raise ValueError(f"target '{target}' cannot run here: {reason}")
-        from engines.openvino_runtime import OpenVinoRuntime
+        from engines.openvino_runtime import OpenVinoEngine
 
-        return OpenVinoRuntime(folder, manifest, device, threads, tuple(notes))
+        return OpenVinoEngine(folder, manifest, device, threads, instances)
     reason = cannot_run_reason(target)
     if device.provider != AUTO:
         reason = f"--device {device} chooses ONNX Runtime's provider; give a GPU's number"
@@ -190,9 +281,9 @@ def _open_target(
         # That an engine was changed matters on every machine, so it is said first.
         verify_file(folder, entry.file, manifest)
         raise ValueError(f"target '{target}' cannot run here: {reason}")
-    from engines.trt_runtime import TrtRuntime
+    from engines.trt_runtime import TrtEngine
 
-    return TrtRuntime(folder, manifest, target, device.index, tuple(notes))
+    return TrtEngine(folder, manifest, target, device.index)
 
 
 def _passing_over_reason(
@@ -215,3 +306,8 @@ def _passing_over_reason(
     except ValueError as error:
         return str(error)
     return None
+
+
+def _with_batch(spec: TensorSpec, count: int) -> tuple[int, ...]:
+    """Return a tensor's shape for so many images; nothing else is dynamic."""
+    return count, *(int(size) for size in spec.shape[1:])

@@ -19,7 +19,7 @@ from segvit.shipped import shipped_checkpoint
 from tests.engines.conftest import Writer
 from tests.tiny_models import make_config, make_model
 
-pytest.importorskip("openvino")
+InferRequest = pytest.importorskip("openvino").InferRequest
 
 
 @pytest.fixture
@@ -101,16 +101,17 @@ def test_a_file_it_does_not_know_is_named(tmp_path: Path) -> None:
         openvino_runtime.compile_model(path)
 
 
-def test_its_own_failures_are_one_error(folder: Path, images: np.ndarray) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_its_own_failures_are_one_error(
+    folder: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
     with open_runtime(folder, "openvino") as runtime:
-        request = runtime._request  # type: ignore[attr-defined]
-        runtime._request = type("Request", (), {"infer": staticmethod(fail)})()  # type: ignore[attr-defined]
-        with pytest.raises(OpenVinoRuntimeError, match="failed to run the model: out of memory"):
-            runtime.infer(images[:1])
-        runtime._request = request  # type: ignore[attr-defined]
+        with monkeypatch.context() as patched:
+            patched.setattr(InferRequest, "start_async", fail)
+            with pytest.raises(OpenVinoRuntimeError, match="failed to run the model: out of mem"):
+                runtime.infer(images[:1])
         assert runtime.infer(images[:1]).shape == (1, 64, 64)
 
 
@@ -149,7 +150,7 @@ def test_a_runtime_that_gives_other_labels_fails_the_build(
     def other(*_: object) -> np.ndarray:
         return np.full((1, 64, 64), 99, np.uint8)
 
-    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "infer", other)
+    monkeypatch.setattr(openvino_runtime.OpenVinoInstance, "run", other)
     save_checkpoint(make_model(make_config()), tmp_path / "tiny.safetensors")
     options = ["--checkpoint", str(tmp_path / "tiny.safetensors"), "--num-images", "1",
                "--target", "openvino", "--out", str(tmp_path / "out")]  # fmt: skip

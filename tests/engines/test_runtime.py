@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from engines.ort_runtime import OrtRuntime
 from engines.runtime import Runtime, find_entry, open_runtime
 from engines.target import Target, cannot_run_reason
 from engines.trt_runtime import check_version
@@ -213,9 +212,3 @@ def test_a_provider_and_an_engine_do_not_go_together(artifact: Writer) -> None:
     add_engine(folder, RTX)
     with pytest.raises(ValueError, match="--device cpu chooses ONNX Runtime's provider"):
         open_runtime(folder, "trt-rtx", "cpu")
-
-
-def test_the_protocol_is_kept(artifact: Writer) -> None:
-    runtime: Runtime = open_runtime(artifact())
-    assert isinstance(runtime, OrtRuntime)
-    runtime.close()
