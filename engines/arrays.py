@@ -58,12 +58,13 @@ def check_images(images: Any, spec: TensorSpec, batch: tuple[int, int, int]) -> 
         raise ValueError(f"images: expected a batch of {wanted}, got {count}")
 
 
-def check_output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Accept an array that an engine's output can be written to as it is.
+def check_output(out: Any, spec: TensorSpec, count: int) -> None:
+    """Accept an array that an engine's output for `count` images can be written to as it is.
 
     Raises:
         ValueError: if type or shape differ, or it is read-only or not contiguous.
     """
+    dtype, shape = np.dtype(spec.dtype), batch_shape(spec, count)
     if out.dtype != dtype or tuple(out.shape) != shape:
         raise ValueError(
             f"out: expected {dtype} of shape {shape}, got {out.dtype} of shape {tuple(out.shape)}"
@@ -74,6 +75,11 @@ def check_output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         raise ValueError("out: expected memory that can be written to, got a read-only array")
     if not out.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got strides {out.strides}; copy later")
+
+
+def batch_shape(spec: TensorSpec, count: int) -> tuple[int, ...]:
+    """Return a tensor's shape for so many images; nothing else is dynamic."""
+    return count, *(int(size) for size in spec.shape[1:])
 
 
 class Staging:

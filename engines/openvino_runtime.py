@@ -7,11 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engines.arrays import Images, Output, Staging, view_array
+import numpy as np
+
+from engines.arrays import Images, Output, Staging, batch_shape, view_array
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
-from export.manifest import Manifest
+from export.manifest import Manifest, TensorSpec
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _INT8_SUMS = re.compile(r"\b(avx512_vnni|avx_vnni|amx_int8|asimddp)\b")
@@ -49,12 +51,12 @@ class OpenVinoEngine:
         if device.provider not in ("auto", "cpu"):
             raise ValueError(f"device '{device}': OpenVINO runs on the CPU here; give --device cpu")
         path = verify_onnx(folder, manifest, Target.OPENVINO)
-        self._names = manifest.input.name, manifest.outputs[0].name
+        self._specs = manifest.input, manifest.outputs[0]
         self.compiled: Any = compile_model(path, threads, instances)
 
     def make_instance(self) -> OpenVinoInstance:
         """Return an inference request."""
-        return OpenVinoInstance(self.compiled.create_infer_request(), *self._names)
+        return OpenVinoInstance(self.compiled.create_infer_request(), *self._specs)
 
     def close(self) -> None:
         """Free the compiled model."""
@@ -64,22 +66,25 @@ class OpenVinoEngine:
 class OpenVinoInstance:
     """One inference request whose tensors are the caller's memory."""
 
-    def __init__(self, request: Any, input_name: str, output_name: str) -> None:
+    def __init__(self, request: Any, source: TensorSpec, result: TensorSpec) -> None:
         self._make_tensor = import_module("openvino").Tensor
         self._request = request
-        self._input, self._output = input_name, output_name
+        self._input, self._output = source, result
         self._staging = Staging()
 
     def view(self, array: object, name: str) -> Any:
         """Return the array as numpy sees it."""
         return view_array(array, name)
 
-    def run(self, images: Images, out: Output) -> Output:
-        """Write the output of `images` to `out`, and return it."""
+    def run(self, images: Images, out: Output | None) -> Output:
+        """Write the output of `images` to `out`, or to a new array, and return it."""
+        if out is None:
+            shape = batch_shape(self._output, len(images))
+            out = np.empty(shape, self._output.dtype)
         request = self._request
         try:
-            for name, array in ((self._input, self._staging.place(images)), (self._output, out)):
-                request.set_tensor(name, self._make_tensor(array, shared_memory=True))
+            for spec, array in ((self._input, self._staging.place(images)), (self._output, out)):
+                request.set_tensor(spec.name, self._make_tensor(array, shared_memory=True))
             # Not `infer`, which makes arrays of the results.
             request.start_async()
             request.wait()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
-from engines.arrays import Images, Output, Staging, view_array
+from engines.arrays import Images, Output, Staging, batch_shape, view_array
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
-from export.manifest import Manifest
+from export.manifest import Manifest, TensorSpec
 
 _PROVIDERS = {
     "auto": "CPUExecutionProvider",
@@ -46,12 +47,12 @@ class OrtEngine:
         self, folder: Path, manifest: Manifest, device: Device, threads: int | None = None
     ) -> None:
         path = verify_onnx(folder, manifest, Target.ORT)
-        self._names = manifest.input.name, manifest.outputs[0].name
+        self._specs = manifest.input, manifest.outputs[0]
         self.session: Any = open_session(path, device, threads)
 
     def make_instance(self) -> OrtInstance:
         """Return bindings of the session's input and output."""
-        return OrtInstance(self.session, *self._names)
+        return OrtInstance(self.session, *self._specs)
 
     def close(self) -> None:
         """Free the session."""
@@ -61,25 +62,28 @@ class OrtEngine:
 class OrtInstance:
     """Input and output bound to the caller's memory, so that nothing is copied on a CPU."""
 
-    def __init__(self, session: Any, input_name: str, output_name: str) -> None:
+    def __init__(self, session: Any, source: TensorSpec, result: TensorSpec) -> None:
         self._session, self._binding = session, session.io_binding()
-        self._input, self._output = input_name, output_name
+        self._input, self._output = source, result
         self._staging = Staging()
 
     def view(self, array: object, name: str) -> Any:
         """Return the array as numpy sees it."""
         return view_array(array, name)
 
-    def run(self, images: Images, out: Output) -> Output:
-        """Write the output of `images` to `out`, and return it."""
+    def run(self, images: Images, out: Output | None) -> Output:
+        """Write the output of `images` to `out`, or to a new array, and return it."""
+        if out is None:
+            shape = batch_shape(self._output, len(images))
+            out = np.empty(shape, self._output.dtype)
         placed = self._staging.place(images)
         binding = self._binding
         try:
-            for bind, name, array in (
+            for bind, spec, array in (
                 (binding.bind_input, self._input, placed),
                 (binding.bind_output, self._output, out),
             ):
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+                bind(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             self._session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise OrtRuntimeError(f"ONNX Runtime failed to run the model: {error}") from error

@@ -28,11 +28,11 @@ class Instance(Protocol):
         """
         ...
 
-    def run(self, images: Any, out: Any) -> Output:
-        """Write the output of `images` to `out`, and return it.
+    def run(self, images: Any, out: Any | None) -> Output:
+        """Write the output of `images` to `out` (None: to a new array), and return where it is.
 
-        Both are what `view` gave, or a new numpy array for `out`, with shapes and dtypes checked.
-        Host images may have any strides. Whatever it raises, the next call works.
+        Both are what `view` gave, shapes and dtypes checked; host images may have any strides.
+        Whatever it raises, the next call works.
         """
         ...
 

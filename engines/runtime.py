@@ -11,11 +11,11 @@ from typing import Self, cast
 
 import numpy as np
 
-from engines.arrays import Images, Output, check_images, check_output
+from engines.arrays import Images, Output, batch_shape, check_images, check_output
 from engines.devices import Device, parse_device
 from engines.pool import Engine, InstancePool
 from engines.target import AUTO, COMPILERS, PREFERENCE, Target, cannot_run_reason, parse_targets
-from export.manifest import BuiltTarget, Manifest, TensorSpec, verify_file
+from export.manifest import BuiltTarget, Manifest, verify_file
 
 
 class Runtime:
@@ -42,7 +42,6 @@ class Runtime:
         self.input, self.output = manifest.input, manifest.outputs[0]
         self.classes, self.palette = manifest.classes, manifest.palette
         self.batch = manifest.batch
-        self._dtype = np.dtype(self.output.dtype)
         self._pool = InstancePool(engine, instances)
         self._workers = ThreadPoolExecutor(instances, thread_name_prefix="runtime")
 
@@ -120,12 +119,11 @@ class Runtime:
         """
         if calls < 1:
             raise ValueError(f"calls: expected at least 1, got {calls}")
-        images = np.zeros(_with_batch(self.input, self.batch[1]), np.uint8)
-        out = np.empty(_with_batch(self.output, self.batch[1]), self._dtype)
+        images = np.zeros(batch_shape(self.input, self.batch[1]), np.uint8)
         with self._pool.admit(), self._pool.lend_all() as instances:
             for instance in instances:
                 for _ in range(calls):
-                    instance.run(instance.view(images, "images"), instance.view(out, "out"))
+                    instance.run(instance.view(images, "images"), None)
 
     def close(self) -> None:
         """Wait for the calls in flight and free the engine; a second call does nothing more."""
@@ -147,11 +145,10 @@ class Runtime:
         with self._pool.lend() as instance:
             viewed = instance.view(images, "images")
             check_images(viewed, self.input, self.batch)
-            shape = _with_batch(self.output, viewed.shape[0])
             if out is None:
-                return instance.run(viewed, np.empty(shape, self._dtype))
+                return instance.run(viewed, None)
             target = instance.view(out, "out")
-            check_output(target, shape, self._dtype)
+            check_output(target, self.output, viewed.shape[0])
             instance.run(viewed, target)
             return cast(Output, out)
 
@@ -162,6 +159,7 @@ def open_runtime(
     device: int | str = 0,
     threads: int | None = None,
     instances: int = 1,
+    rebuild: bool = False,
 ) -> Runtime:
     """Return the runtime of an artifact folder, its files checked before anything is loaded.
 
@@ -173,6 +171,8 @@ def open_runtime(
         threads: CPU threads of ONNX Runtime and OpenVINO, of all instances together; None leaves
             them to those.
         instances: calls that run at once, each with memory of its own.
+        rebuild: build the engine first where the artifact has none for this GPU and version; see
+            `engines.rebuild.fit_artifact`, which can also say what it does.
 
     Raises:
         FileNotFoundError: if there is no artifact.
@@ -180,12 +180,16 @@ def open_runtime(
         ValueError: if there is no engine of that target, or it cannot run here: no GPU, another
             GPU or version than it was built for.
     """
+    if instances < 1:
+        raise ValueError(f"instances: expected at least 1, got {instances}")
+    if rebuild:
+        from engines.rebuild import fit_artifact  # needs onnx, which a deploy host may lack
+
+        fit_artifact(artifact, target, device)
     folder = Path(artifact)
     manifest = Manifest.read(folder)
     chosen = parse_device(device)
     wanted = parse_targets([target])
-    if instances < 1:
-        raise ValueError(f"instances: expected at least 1, got {instances}")
 
     def load(target: Target, notes: tuple[str, ...]) -> Runtime:
         engine = _load_engine(folder, manifest, target, chosen, threads, instances)
@@ -247,11 +251,19 @@ def verify_onnx(folder: Path, manifest: Manifest, target: Target) -> Path:
         ManifestError: if a file is not the one the manifest lists.
         ValueError: if the artifact has no such target.
     """
-    entry = find_entry(folder, manifest, target)
-    for name in manifest.files:
-        if name.startswith(f"{entry.file}."):  # external data of a model above 2 GB
-            verify_file(folder, name, manifest)
-    return verify_file(folder, entry.file, manifest)
+    return verify_onnx_file(folder, find_entry(folder, manifest, target).file, manifest)
+
+
+def verify_onnx_file(folder: Path, name: str, manifest: Manifest) -> Path:
+    """Return the path of an artifact's ONNX file, it and its weights as built.
+
+    Raises:
+        ManifestError: if a file is not the one the manifest lists.
+    """
+    for beside in manifest.files:
+        if beside.startswith(f"{name}."):  # external data of a model above 2 GB
+            verify_file(folder, beside, manifest)
+    return verify_file(folder, name, manifest)
 
 
 def _load_engine(
@@ -306,8 +318,3 @@ def _passing_over_reason(
     except ValueError as error:
         return str(error)
     return None
-
-
-def _with_batch(spec: TensorSpec, count: int) -> tuple[int, ...]:
-    """Return a tensor's shape for so many images; nothing else is dynamic."""
-    return count, *(int(size) for size in spec.shape[1:])

@@ -1,0 +1,134 @@
+"""Engines that an artifact lacks for this machine, built from the ONNX file inside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engines.build_targets import TargetBuilds, build_targets
+from engines.devices import AUTO_PROVIDER, Device, parse_device
+from engines.runtime import find_entry, verify_onnx_file
+from engines.target import (
+    AUTO,
+    COMPILERS,
+    PREFERENCE,
+    Target,
+    cannot_run_reason,
+    own_compute_capability,
+    parse_targets,
+)
+from engines.trt_builder import BuildOptions
+from engines.trt_runtime import find_usable_entry
+from export.manifest import MANIFEST_NAME, Manifest
+
+ONNX_NAME = "model.onnx"
+Report = Callable[[str], None]
+
+
+def fit_artifact(
+    artifact: str | Path,
+    target: str = AUTO,
+    device: int | str = 0,
+    report: Report = lambda line: None,
+    progress: bool = False,
+) -> Target | None:
+    """Build the engine that `open_runtime` would look for in vain; return its target.
+
+    None is built where there is one for this GPU and version already, or where the target cannot
+    run here, as `open_runtime` then says. `auto` is the best target that runs here.
+
+    Args:
+        artifact: the artifact folder, which gains the engine; a failure leaves it as it was.
+        target: as for `open_runtime`.
+        device: as for `open_runtime`.
+        report: is told what is built and why, a line each.
+        progress: show bars, on a terminal.
+
+    Raises:
+        FileNotFoundError: if there is no artifact.
+        ManifestError: if the manifest or the ONNX file is not as built.
+        EngineBuildError: if the builder refuses.
+        AuditError: if the engine is not what the artifact's precision asks for.
+    """
+    folder, chosen = Path(artifact), parse_device(device)
+    manifest = Manifest.read(folder)
+    for candidate in parse_targets([target]) or PREFERENCE:
+        provider_asked = candidate in COMPILERS and chosen.provider != AUTO_PROVIDER
+        if provider_asked or cannot_run_reason(candidate) is not None:
+            continue
+        reason = _unfit_reason(folder, manifest, candidate, chosen)
+        if reason is None:
+            return None
+        report(f"rebuilding: {reason}")
+        options = BuildOptions(batch=manifest.batch)
+        if candidate in COMPILERS:
+            own = own_compute_capability(chosen.index)
+            options = replace(options, compute_capabilities=(own,))
+        # What was accepted of the engines that are there is accepted of this one.
+        unfused = any(entry.audit and entry.audit.unfused for entry in manifest.targets)
+        add_engines(folder, manifest, (candidate,), options, unfused, progress, report)
+        return candidate
+    return None
+
+
+def add_engines(
+    folder: Path,
+    manifest: Manifest,
+    targets: Sequence[Target],
+    options: BuildOptions,
+    allow_unfused: bool = False,
+    progress: bool = True,
+    report: Report = lambda line: None,
+) -> tuple[Manifest, TargetBuilds]:
+    """Build engines beside an artifact's files, then move all in, the manifest last.
+
+    Args:
+        folder: the artifact folder.
+        manifest: its manifest; what changed in it is written too.
+        targets: none means all that this machine can build.
+        options: for the builders.
+        allow_unfused: accept attentions that did not fuse, with a warning.
+        progress: show bars, on a terminal.
+        report: is told one line for each engine built.
+
+    Raises:
+        ManifestError: if the ONNX file is not as built.
+        ValueError, EngineBuildError, AuditError: as `build_targets` does.
+    """
+    onnx_path = verify_onnx_file(folder, ONNX_NAME, manifest)
+    taken = {entry.layers: entry.file for entry in manifest.targets if entry.layers}
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
+        staged = Path(name)
+        builds = build_targets(
+            onnx_path,
+            targets,
+            options,
+            manifest.precision,
+            staged,
+            allow_unfused=allow_unfused,
+            progress=progress,
+            report=report,
+            taken=taken,
+        )
+        grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
+        warnings = dict.fromkeys((*grown.warnings, *builds.warnings))
+        grown = replace(grown, warnings=tuple(warnings))
+        # Written while the old manifest still stands: moving needs no more space on the disk.
+        grown.write(staged)
+        for file in (*builds.files, MANIFEST_NAME):
+            (staged / file).replace(folder / file)
+    return grown, builds
+
+
+def _unfit_reason(folder: Path, manifest: Manifest, target: Target, device: Device) -> str | None:
+    """Return why no engine of a target runs on this machine, None if one does."""
+    try:
+        if target in COMPILERS:
+            find_usable_entry(folder, manifest, target, device.index)
+        else:
+            find_entry(folder, manifest, target)
+    except ValueError as error:
+        return str(error).split(";", maxsplit=1)[0]
+    return None
