@@ -49,7 +49,7 @@ def assemble_backends(server: Path, folder: Path) -> Path:
     """Return a folder of back ends: the server's python one, and ours on top of it."""
     shutil.copytree(server / "backends" / "python", folder / "python")
     shutil.copy(_stub(server), folder / "python" / STUB)
-    shutil.copytree(Path(__file__).with_name("onnxruntime"), folder / "onnxruntime")
+    shutil.copytree(Path(__file__).with_name("backend"), folder / "onnxruntime")
     return folder
 
 
