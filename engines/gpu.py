@@ -11,6 +11,10 @@ class GpuError(RuntimeError):
     """A CUDA call that failed, or a machine without a usable GPU."""
 
 
+class GpuOutOfMemoryError(GpuError):
+    """Memory that a GPU did not have; whatever was running before still is."""
+
+
 def import_cudart() -> ModuleType:
     """Return the CUDA runtime bindings of cuda-python.
 
@@ -29,12 +33,37 @@ def check_cuda(result: tuple[Any, ...], what: str) -> Any:
     """Return the value of a CUDA runtime call `(status, value…)`; None when it has none.
 
     Raises:
+        GpuOutOfMemoryError: if memory ran out.
         GpuError: if the status is not success; `what` says what was tried.
     """
     status, *values = result
     if int(status) != 0:
-        raise GpuError(f"{what} failed: {getattr(status, 'name', status)}")
+        name = getattr(status, "name", str(status))
+        kind = GpuOutOfMemoryError if name == "cudaErrorMemoryAllocation" else GpuError
+        raise kind(f"{what} failed: {name}")
     return values[0] if values else None
+
+
+def free_memory(cudart: ModuleType) -> tuple[int, int]:
+    """Return the bytes that are free on the GPU chosen last, and those that it has."""
+    status, free, total = cudart.cudaMemGetInfo()
+    check_cuda((status,), "asking for free GPU memory")
+    return int(free), int(total)
+
+
+def out_of_memory(cudart: ModuleType, what: str, count: int) -> GpuOutOfMemoryError:
+    """Return the error of `count` bytes that the GPU chosen last does not have."""
+    free, total = free_memory(cudart)
+    return GpuOutOfMemoryError(
+        f"{what} takes {to_mib(count)} MiB of GPU memory, {to_mib(free)} of {to_mib(total)} MiB "
+        "are free; free some, open fewer instances, or build with a smaller --batch or with "
+        "--tail-strips 4"
+    )
+
+
+def to_mib(count: int) -> int:
+    """Return bytes in MiB, rounded up."""
+    return -(-count // 2**20)
 
 
 def missing_gpu_reason(need: str) -> str | None:

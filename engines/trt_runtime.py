@@ -1,26 +1,28 @@
-"""TensorRT and TensorRT-RTX engines behind the `Runtime` protocol, through cuda-python."""
+"""TensorRT and TensorRT-RTX engines for the pool of `engines.pool`, through cuda-python."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from engines.gpu import check_cuda, import_cudart
-from engines.runtime import Images, Output, check_images, find_entry
+from engines.cuda_buffers import fixed_sizes
+from engines.cuda_runtime_cache import (
+    find_runtime_cache,
+    read_runtime_cache,
+    write_runtime_cache,
+)
+from engines.gpu import check_cuda, free_memory, import_cudart, out_of_memory
+from engines.runtime import find_entry
 from engines.target import Target, import_tensorrt, installed_version, own_compute_capability
-from export.manifest import BuiltTarget, Manifest, ManifestError, TensorSpec, read_verified
-
-
-class TrtRuntimeError(RuntimeError):
-    """An engine that did not load or run, with TensorRT's own message."""
+from engines.trt_instance import LoadedEngine, TrtInstance, TrtRuntimeError
+from export.manifest import BuiltTarget, Manifest, ManifestError, read_verified
 
 
 def find_usable_entry(folder: Path, manifest: Manifest, target: Target, device: int) -> BuiltTarget:
-    """Return the engine made for this GPU by the TensorRT installed here.
+    """Return the entry made for this GPU by the TensorRT installed here.
 
     Raises:
         ValueError: if there is none; the message has the command that makes one.
@@ -44,8 +46,8 @@ def check_version(folder: Path, entry: BuiltTarget, installed: str) -> None:
         )
 
 
-class TrtRuntime:
-    """One engine, one execution context, one CUDA stream; calls wait for each other.
+class TrtEngine:
+    """One engine in the GPU's memory; each instance has an execution context of its own.
 
     Hash, version and compute capability are checked before the engine is deserialised, since an
     engine is executable code.
@@ -55,133 +57,170 @@ class TrtRuntime:
         manifest: its manifest.
         target: TRT or TRT_RTX.
         device: the GPU's number.
-        notes: what `open_runtime` passed over.
 
     Raises:
-        ManifestError: if the engine was changed.
+        ManifestError: if the engine was changed, or is not what the manifest says.
         ValueError: if it was made for another GPU or version.
+        GpuOutOfMemoryError: if the GPU has no room for it.
         TrtRuntimeError: if TensorRT cannot load it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        target: Target,
-        device: int = 0,
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        self.target, self.notes = target, notes
-        self.input, self.output = manifest.input, manifest.outputs[0]
-        self.classes, self.palette = manifest.classes, manifest.palette
-        self.batch = manifest.batch
-        self._lock = threading.Lock()
-        self._buffers: dict[str, Any] = {}
-        self._stream: Any = None
-        self._shape: tuple[int, ...] = ()
+    def __init__(self, folder: Path, manifest: Manifest, target: Target, device: int = 0) -> None:
+        self.target = target
+        self._notes: list[str] = []
+        self._instances: list[TrtInstance] = []
         entry = find_usable_entry(folder, manifest, target, device)
+        path = folder / entry.file
         plan = read_verified(folder, entry.file, manifest)
-        trt, self._cudart = import_tensorrt(target), import_cudart()
-        self._device = device
+        self._trt, self._cudart, self._device = import_tensorrt(target), import_cudart(), device
         check_cuda(self._cudart.cudaSetDevice(device), f"choosing GPU {device}")
-        self._logger = _make_logger(trt)
-        # The runtime must outlive the engine, and the engine its context.
-        self._runtime = trt.Runtime(self._logger)
+        self._logger = _make_logger(self._trt)
+        # The runtime must outlive the engine, and the engine its contexts.
+        self._runtime = self._trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise TrtRuntimeError(f"'{folder / entry.file}' did not load: {self._errors()}")
-        self._check_bindings(trt, folder / entry.file)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise TrtRuntimeError(f"'{folder / entry.file}' has no context: {self._errors()}")
-        try:
-            self._allocate()
-        except BaseException:
-            self.close()
-            raise
+            self._raise_for(f"'{path}' did not load", "the engine", len(plan))
+        check_tensors(self._trt, self._engine, manifest, path)
+        self._cache: Any = None
+        if target is Target.TRT_RTX:
+            capability = own_compute_capability(device)
+            self._cache_path = find_runtime_cache(manifest.files[entry.file], capability)
+            self._cached = self._open_cache()
+        self._loaded = LoadedEngine(
+            input=manifest.input,
+            output=manifest.outputs[0],
+            batch=manifest.batch,
+            profiles=read_profiles(self._engine, manifest),
+            device=device,
+            cudart=self._cudart,
+            make_context=self._make_context,
+            describe_errors=self._logger.describe_errors,
+            tell=self._tell,
+            capture=target is Target.TRT,
+        )
 
-    def infer(self, images: Images) -> Output:
-        """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`."""
-        images = check_images(images, self.input, self.batch)
-        with self._lock:
-            if self._context is None:
-                raise ValueError("the runtime is closed; open it again with open_runtime")
-            return self._run(images)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know and need not act on, each once."""
+        return tuple(self._notes)
+
+    def make_instance(self) -> TrtInstance:
+        """Return one more execution context with its memory.
+
+        Raises:
+            GpuOutOfMemoryError: if the GPU has no room for it; those made before go on.
+            TrtRuntimeError: if TensorRT gives none.
+        """
+        instance = TrtInstance(self._loaded)
+        self._instances.append(instance)
+        return instance
 
     def close(self) -> None:
-        """Free engine, buffers and stream; a second call does nothing."""
-        with self._lock:
-            self._context = self._engine = self._runtime = None
-            for address in self._buffers.values():
-                self._cudart.cudaFree(address)
-            self._buffers.clear()
-            if self._stream is not None:
-                self._cudart.cudaStreamDestroy(self._stream)
-                self._stream = None
+        """Free instances and engine, and keep what TensorRT-RTX compiled; repeatable."""
+        check_cuda(self._cudart.cudaSetDevice(self._device), f"choosing GPU {self._device}")
+        while self._instances:
+            self._instances.pop().close()
+        self._save_cache()
+        self._cache = self._engine = self._runtime = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _run(self, images: Images) -> Output:
-        """Copy in, execute, copy out, all on one stream."""
-        cudart, context = self._cudart, self._context
-        check_cuda(cudart.cudaSetDevice(self._device), f"choosing GPU {self._device}")
-        if images.shape != self._shape:
-            if not context.set_input_shape(self.input.name, images.shape):
-                raise TrtRuntimeError(f"input shape {images.shape} was refused: {self._errors()}")
-            self._shape = images.shape
-        output = np.empty((len(images), *_sizes(self.output)), np.dtype(self.output.dtype))
-        self._copy(self._buffers[self.input.name], images, cudart.cudaMemcpyKind, to_device=True)
-        if not context.execute_async_v3(int(self._stream)):
-            raise TrtRuntimeError(f"the engine did not run: {self._errors()}")
-        self._copy(self._buffers[self.output.name], output, cudart.cudaMemcpyKind, to_device=False)
-        check_cuda(cudart.cudaStreamSynchronize(self._stream), "running the engine")
-        return output
-
-    def _copy(self, address: Any, array: Output, kinds: Any, to_device: bool) -> None:
-        host, count = array.ctypes.data, array.nbytes
-        if to_device:
-            kind, ends = kinds.cudaMemcpyHostToDevice, (address, host)
-        else:
-            kind, ends = kinds.cudaMemcpyDeviceToHost, (host, address)
-        result = self._cudart.cudaMemcpyAsync(*ends, count, kind, self._stream)
-        check_cuda(result, "copying " + ("to" if to_device else "from") + " the GPU")
-
-    def _allocate(self) -> None:
-        """Make the stream, and buffers for the largest batch, bound once and for all."""
-        cudart = self._cudart
-        self._stream = check_cuda(cudart.cudaStreamCreate(), "making a stream")
-        for spec in (self.input, self.output):
-            item = np.dtype(spec.dtype).itemsize
-            count = self.batch[2] * int(np.prod(_sizes(spec))) * item
-            what = f"reserving {count / 2**20:.0f} MiB for '{spec.name}'"
-            self._buffers[spec.name] = check_cuda(cudart.cudaMalloc(count), what)
-            self._context.set_tensor_address(spec.name, int(self._buffers[spec.name]))
-
-    def _check_bindings(self, trt: ModuleType, path: Path) -> None:
-        """Refuse an engine whose tensors are not those of the manifest."""
+    def _make_context(self) -> Any:
         engine = self._engine
-        found = {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            found[name] = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        expected = {self.input.name: True, self.output.name: False}
-        if found != expected:
-            raise ManifestError(
-                f"'{path}' has the tensors {', '.join(found)}, the manifest lists "
-                f"{', '.join(expected)}; rebuild it"
-            )
+        if self.target is Target.TRT_RTX:
+            context = engine.create_execution_context(self._make_runtime_config())
+        else:
+            context = engine.create_execution_context()
+        if context is None:
+            activations = int(engine.device_memory_size_v2)
+            self._raise_for("no execution context was made", "an execution context", activations)
+        return context
 
-    def _errors(self) -> str:
-        return " | ".join(self._logger.errors) or "TensorRT gave no reason"
+    def _make_runtime_config(self) -> Any:
+        """Return how TensorRT-RTX runs: it captures CUDA graphs and compiles kernels by itself."""
+        trt, engine = self._trt, self._engine
+        runtime_config = engine.create_runtime_config()
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._cache is not None:
+            runtime_config.set_runtime_cache(self._cache)
+        return runtime_config
+
+    def _open_cache(self) -> bytes | None:
+        """Return what an earlier run left, after making the cache that all contexts share of it."""
+        runtime_config = self._engine.create_runtime_config()
+        self._cache = runtime_cache = runtime_config.create_runtime_cache()
+        try:
+            kept = read_runtime_cache(self._cache_path)
+        except (OSError, ValueError) as error:
+            self._tell(f"runtime cache not used: {error}")
+            return None
+        if kept is not None and not runtime_cache.deserialize(kept):
+            self._logger.describe_errors()  # no part of the next failure's message
+            self._tell(f"'{self._cache_path}' is damaged or of another driver; made anew")
+            return None
+        return kept
+
+    def _save_cache(self) -> None:
+        runtime_cache = self._cache
+        if runtime_cache is None:
+            return
+        compiled = runtime_cache.serialize()
+        if compiled is None or bytes(memoryview(compiled)) == self._cached:
+            return
+        try:
+            write_runtime_cache(self._cache_path, memoryview(compiled))
+        except (OSError, ValueError) as error:
+            self._tell(f"runtime cache not kept: {error}")
+
+    def _raise_for(self, problem: str, what: str, count: int) -> None:
+        """Raise the error for something that TensorRT did not give; `count` bytes were needed."""
+        said = self._logger.describe_errors()
+        if "out of memory" in said.lower() or free_memory(self._cudart)[0] < count:
+            self._cudart.cudaGetLastError()  # or the next call that looks would find it
+            raise out_of_memory(self._cudart, what, count)
+        raise TrtRuntimeError(f"{problem}: {said}")
+
+    def _tell(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
+
+
+def check_tensors(trt: ModuleType, engine: Any, manifest: Manifest, path: Path) -> None:
+    """Refuse an engine whose tensors are not those of the manifest: memory is sized by the latter.
+
+    Raises:
+        ManifestError: naming what differs.
+    """
+    specs = (manifest.input, manifest.outputs[0])
+    found = tuple(_describe_tensor(trt, engine, index) for index in range(engine.num_io_tensors))
+    expected = tuple(
+        (spec.name, mode, spec.dtype, fixed_sizes(spec))
+        for spec, mode in zip(specs, ("INPUT", "OUTPUT"), strict=True)
+    )
+    if sorted(found) != sorted(expected):
+        raise ManifestError(
+            f"'{path}' has the tensors {found}, the manifest lists {expected}; rebuild it"
+        )
+
+
+def read_profiles(engine: Any, manifest: Manifest) -> tuple[tuple[int, int], ...]:
+    """Return the (smallest, largest) batch of each optimisation profile."""
+    name = manifest.input.name
+    fixed = engine.get_tensor_shape(name)[0]
+    if fixed > 0:
+        return ((fixed, fixed),)
+    shapes = (
+        engine.get_tensor_profile_shape(name, index)
+        for index in range(engine.num_optimization_profiles)
+    )
+    return tuple((int(smallest[0]), int(largest[0])) for smallest, _, largest in shapes)
+
+
+def _describe_tensor(
+    trt: ModuleType, engine: Any, index: int
+) -> tuple[str, str, str, tuple[int, ...]]:
+    name = engine.get_tensor_name(index)
+    mode = "INPUT" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "OUTPUT"
+    dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+    return name, mode, dtype, tuple(engine.get_tensor_shape(name))[1:]
 
 
 def _make_logger(trt: ModuleType) -> Any:
@@ -190,15 +229,15 @@ def _make_logger(trt: ModuleType) -> Any:
     class RunLogger(trt.ILogger):  # type: ignore[misc,name-defined]  # a class found at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self._errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
+                self._errors.append(message)
+
+        def describe_errors(self) -> str:
+            """Return what went wrong since the last call."""
+            taken, self._errors = self._errors, []
+            return " | ".join(taken) or "TensorRT gave no reason"
 
     return RunLogger()
-
-
-def _sizes(spec: TensorSpec) -> tuple[int, ...]:
-    """Return a tensor's sizes after the batch; only the batch may be dynamic."""
-    return tuple(int(size) for size in spec.shape[1:])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import json
+import operator
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +20,18 @@ from pathlib import Path
 import pytest
 
 ENGINES = Path(__file__).parents[2] / "engines"
-SOURCES = ("trt_builder.py", "trt_runtime.py")
-CUDA_SOURCES = ("gpu.py", "trt_runtime.py")
-# Functions that run for TensorRT-RTX alone: its ComputeCapability is no part of TensorRT.
-RTX_ONLY = frozenset({"_set_capabilities"})
+SOURCES = ("trt_builder.py", "trt_runtime.py", "trt_instance.py")
+CUDA_SOURCES = (
+    "gpu.py",
+    "trt_runtime.py",
+    "trt_stream.py",
+    "cuda_arrays.py",
+    "cuda_graphs.py",
+    "cuda_resources.py",
+)
+# Functions that run for TensorRT-RTX alone: its capabilities, runtime cache and CUDA graph
+# strategy are no part of TensorRT.
+RTX_ONLY = frozenset({"_set_capabilities", "_make_runtime_config", "_open_cache", "_save_cache"})
 # The class behind each name that our source gives an object; the bindings are not typed.
 CLASSES = {
     "builder": "Builder",
@@ -36,6 +46,8 @@ CLASSES = {
     "inspector": "EngineInspector",
     "context": "IExecutionContext",
     "tensor": "ITensor",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
 STUB = """
 #define STUB(name) void* name(void) { return 0; }
@@ -119,13 +131,15 @@ class Usage(ast.NodeVisitor):
 
 
 def cuda_names(path: Path) -> set[str]:
-    """Return what a source uses of the CUDA runtime: functions, and members of two enums."""
-    enums = {"attributes": "cudaDeviceAttr", "kinds": "cudaMemcpyKind"}
+    """Return what a source uses of the CUDA runtime: functions, and members of enums."""
+    enums = {"attributes": "cudaDeviceAttr", "memory_types": "cudaMemoryType"}
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and node.attr.startswith("cuda"):
-            owner = node.value.id if isinstance(node.value, ast.Name) else ""
-            names.add(f"{enums[owner]}.{node.attr}" if owner in enums else node.attr)
+        if not isinstance(node, ast.Attribute) or not re.match("cuda[A-Z]", node.attr):
+            continue
+        owner = getattr(node.value, "id", getattr(node.value, "attr", ""))
+        owner = enums.get(owner, owner if re.match("cuda[A-Z]", owner) else "")
+        names.add(f"{owner}.{node.attr}" if owner else node.attr)
     return names
 
 
@@ -218,8 +232,17 @@ def test_the_search_through_our_source_finds_what_it_should(usage: Usage) -> Non
         "IExecutionContext.execute_async_v3", "IExecutionContext.set_tensor_address",
         "EngineInspector.get_engine_information",
     } <= set(usage.names)  # fmt: skip
+    assert {
+        "IExecutionContext.set_optimization_profile_async", "ICudaEngine.device_memory_size_v2",
+        "ICudaEngine.get_tensor_profile_shape", "ICudaEngine.create_execution_context", "nptype",
+    } <= set(usage.names)  # fmt: skip
     assert usage.names["IBuilderConfig.set_timing_cache"] == {"ignore_mismatch"}
-    assert "IBuilderConfig.set_compute_capability" in usage.rtx_names
+    assert {
+        "IBuilderConfig.set_compute_capability", "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+        "ICudaEngine.create_runtime_config", "IRuntimeConfig.cuda_graph_strategy",
+        "IRuntimeConfig.create_runtime_cache", "IRuntimeConfig.set_runtime_cache",
+        "IRuntimeCache.deserialize", "IRuntimeCache.serialize",
+    } <= set(usage.rtx_names)  # fmt: skip
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.0.72", "11.4.0.106"])
@@ -245,8 +268,15 @@ def test_a_name_that_is_gone_would_be_found(wheels: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("version", ["12.8.0", "13.3.1"])
 def test_all_we_use_of_cuda_python_is_there(wheels: Path, tmp_path: Path, version: str) -> None:
     names = {name: set[str]() for source in CUDA_SOURCES for name in cuda_names(ENGINES / source)}
-    assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice",
-            "cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor"} <= set(names)  # fmt: skip
+    assert {
+        "cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyKind.cudaMemcpyHostToDevice",
+        "cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor", "cudaGraphInstantiate",
+        "cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal", "cudaEventSynchronize",
+        "cudaMemoryType.cudaMemoryTypeManaged", "cudaHostAllocDefault",
+    } <= set(names)  # fmt: skip
+    # Fields of what cudaPointerGetAttributes returns, and the error that is told from others.
+    fields = ("cudaPointerAttributes.type", "cudaPointerAttributes.device")
+    names.update({name: set() for name in (*fields, "cudaError_t.cudaErrorMemoryAllocation")})
     folder = install(wheels, f"cuda-bindings=={version}", "cuda-pathfinder")
     _, found = look_up("cuda.bindings.runtime", folder, tmp_path, names)
     assert sorted(name for name, missing in found.items() if missing is None) == []
@@ -255,7 +285,6 @@ def test_all_we_use_of_cuda_python_is_there(wheels: Path, tmp_path: Path, versio
 @pytest.mark.trt_rtx
 def test_all_we_use_of_tensorrt_rtx_is_there(usage: Usage) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    import operator
 
     for name in {**usage.names, **usage.rtx_names}:
         operator.attrgetter(name)(trt)
