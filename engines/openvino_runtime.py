@@ -39,6 +39,7 @@ class OpenVinoEngine:
     """
 
     target = Target.OPENVINO
+    notes = ()
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class OrtEngine:
     """
 
     target = Target.ORT
+    notes = ()
 
     def __init__(
         self, folder: Path, manifest: Manifest, device: Device, threads: int | None = None

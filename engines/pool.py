@@ -42,6 +42,11 @@ class Engine(Protocol):
 
     target: Target
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know and need not act on."""
+        ...
+
     def make_instance(self) -> Instance:
         """Return one more instance; it lives as long as the engine."""
         ...

@@ -22,8 +22,7 @@ class Runtime:
     """A loaded engine, whichever it is; a context manager that frees what it holds.
 
     Any thread may call it: as many calls run at once as there are instances, others wait. Whatever
-    a call raises, the next one works. `batch` is (min, typical, max) images a call; `notes` says
-    which better target was passed over and why.
+    a call raises, the next one works. `batch` is (min, typical, max) images a call.
 
     Args:
         engine: closed with the runtime.
@@ -38,12 +37,18 @@ class Runtime:
     def __init__(
         self, engine: Engine, manifest: Manifest, instances: int = 1, notes: tuple[str, ...] = ()
     ) -> None:
-        self.target, self.notes, self.instances = engine.target, notes, instances
+        self.target, self.instances = engine.target, instances
+        self._engine, self._passed_over = engine, notes
         self.input, self.output = manifest.input, manifest.outputs[0]
         self.classes, self.palette = manifest.classes, manifest.palette
         self.batch = manifest.batch
         self._pool = InstancePool(engine, instances)
         self._workers = ThreadPoolExecutor(instances, thread_name_prefix="runtime")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which better target was passed over and why, and what the engine has to say."""
+        return *self._passed_over, *self._engine.notes
 
     def infer(self, images: object, out: object = None) -> Output:
         """Return labels `(B, H, W)` or scores `(B, C, H, W)` of RGB images `(B, H, W, 3)`.
