@@ -1,7 +1,8 @@
 /// SegViT artifacts in C++: RGB images in, class labels out.
 ///
 /// An artifact is the folder that `python -m export.build` writes. Normalisation, upsampling and
-/// argmax are inside its graph, so what comes out here is what comes out in Python, pixel for pixel.
+/// argmax are inside its graph, so what comes out here is what comes out in Python, pixel for
+/// pixel.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,16 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#ifndef SEGVIT_API
+#ifdef _WIN32
+#define SEGVIT_API
+#else
+#define SEGVIT_API __attribute__((visibility("default")))
+#endif
+#endif
 
 namespace segvit {
 
@@ -27,7 +37,7 @@ enum class ErrorCode {
     kClosed,           ///< the segmenter was closed
 };
 
-class Error : public std::runtime_error {
+class SEGVIT_API Error : public std::runtime_error {
 public:
     Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
     [[nodiscard]] ErrorCode code() const noexcept { return code_; }
@@ -39,20 +49,21 @@ private:
 enum class Target { kAuto, kTensorRt, kTensorRtRtx, kOpenVino };
 
 /// The name that `--target` takes: "auto", "trt", "trt-rtx" or "openvino".
-[[nodiscard]] std::string_view name_of(Target target);
+[[nodiscard]] SEGVIT_API std::string_view name_of(Target target);
 
 /// Returns the target of a name. Throws `Error` (kInvalidArgument) if there is none.
-[[nodiscard]] Target parse_target(std::string_view name);
+[[nodiscard]] SEGVIT_API Target parse_target(std::string_view name);
 
 /// The targets that this library was built with.
-[[nodiscard]] std::vector<Target> available_targets();
+[[nodiscard]] SEGVIT_API std::vector<Target> available_targets();
 
 /// The caller's pixels: RGB, 8 bits a channel, as decoded. Not owned.
 struct ImageView {
     const std::uint8_t* data = nullptr;
     int height = 0;
     int width = 0;
-    std::ptrdiff_t stride = 0;  ///< bytes from one row to the next; 0 for rows without a gap
+    /// Bytes from one row to the next: 0 for rows without a gap, negative for rows from below.
+    std::ptrdiff_t stride = 0;
 };
 
 /// The caller's memory for labels. Not owned.
@@ -60,12 +71,12 @@ struct LabelView {
     void* data = nullptr;
     int height = 0;
     int width = 0;
-    int label_bytes = 1;        ///< 1 (uint8) or 4 (int32); see `Segmenter::label_bytes`
-    std::ptrdiff_t stride = 0;  ///< bytes from one row to the next; 0 for rows without a gap
+    int label_bytes = 1;        ///< 1 (uint8) or 4 (int32), as `Segmenter::label_bytes` says
+    std::ptrdiff_t stride = 0;  ///< as an image's, any number of bytes: rows need no alignment
 };
 
 /// The class of each pixel, rows without a gap.
-class LabelMap {
+class SEGVIT_API LabelMap {
 public:
     LabelMap() = default;
     LabelMap(int height, int width, int label_bytes);
@@ -100,13 +111,17 @@ struct BatchRange {
 struct Options {
     Target target = Target::kAuto;  ///< kAuto: the fastest that this library and machine can run
     int device = 0;                 ///< the GPU's number
-    int threads = 0;                ///< CPU threads of OpenVINO; 0 leaves them to it
-    int instances = 1;              ///< calls that may run at the same time, each with its memory
+    int threads = 0;    ///< CPU threads of OpenVINO, of all instances together; 0 leaves
+                        ///< them to it
+    int instances = 1;  ///< calls that may run at the same time, each with its memory
 };
 
-/// A loaded engine. All members may be called from any thread; as many calls run at once as there
-/// are instances, others wait for one. Movable, not copyable; a moved-from one only destructs.
-class Segmenter {
+class Session;
+
+/// A loaded engine. All members but moves may be called from any thread; as many calls run at once
+/// as there are instances, others wait for one, in the order they came. Movable, not copyable; a
+/// moved-from one destructs, and throws kClosed for anything else.
+class SEGVIT_API Segmenter {
 public:
     /// Returns an engine whose files were checked before anything was loaded.
     ///
@@ -122,13 +137,19 @@ public:
     /// Waits for calls in flight.
     ~Segmenter();
 
-    /// Returns the labels of one image of the engine's size; smaller batches are filled up.
+    /// Returns the labels of one image of the engine's size.
+    ///
+    /// It and the forms below throw `Error`: kInvalidArgument for images or labels of another size,
+    /// without pixels or with a stride below a row, kClosed, kRuntime and kOutOfMemory. The
+    /// segmenter is as usable after an error as before.
     [[nodiscard]] LabelMap segment(const ImageView& image) const;
-    /// Returns the labels of any number of images, in as many runs as the engine's batch takes.
+    /// Returns the labels of one or more images, in as many runs as the engine's batch takes; a
+    /// run below its smallest batch is filled up with copies.
     [[nodiscard]] std::vector<LabelMap> segment(std::span<const ImageView> images) const;
     /// Writes labels into the caller's memory; nothing of an image's size is allocated.
     void segment_into(std::span<const ImageView> images, std::span<const LabelView> labels) const;
-    /// As `segment`, on a thread of the segmenter's. The pixels must stay until the future is ready.
+    /// As `segment`, on a thread of the segmenter's; what it throws comes with the future, kClosed
+    /// at once. The pixels must stay until the future is ready.
     [[nodiscard]] std::future<LabelMap> segment_async(const ImageView& image) const;
     [[nodiscard]] std::future<std::vector<LabelMap>> segment_async(
         std::vector<ImageView> images) const;
@@ -138,6 +159,7 @@ public:
     /// Frees the engine once calls in flight have ended; later calls throw kClosed. Repeatable.
     void close() noexcept;
 
+    // What follows is known after `close`, too.
     [[nodiscard]] Target target() const;
     [[nodiscard]] int height() const;
     [[nodiscard]] int width() const;
@@ -148,9 +170,9 @@ public:
     [[nodiscard]] const std::vector<std::string>& notes() const;
 
 private:
-    class Impl;
-    explicit Segmenter(std::unique_ptr<Impl> impl);
-    std::unique_ptr<Impl> impl_;
+    explicit Segmenter(std::unique_ptr<Session> session);
+    [[nodiscard]] Session& session() const;
+    std::unique_ptr<Session> session_;
 };
 
 }  // namespace segvit

@@ -1,0 +1,82 @@
+/// JSON values that know where they stand, so that every complaint names its field.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text.hpp"
+
+namespace segvit {
+
+/// A field that is missing, or of another type or value than the manifest's rules ask for.
+class FieldError : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+class Field {
+public:
+    /// Refers to `value`, which outlives the field; `where` is empty for the whole file.
+    Field(const nlohmann::json& value, std::string where)
+        : value_(value), where_(std::move(where)) {}
+
+    /// Returns a member of an object. Throws `FieldError` if there is none.
+    [[nodiscard]] Field operator[](std::string_view name) const;
+    /// Returns a member, or nothing if it is absent; null counts as absent where `or_null`.
+    [[nodiscard]] std::optional<Field> find(std::string_view name, bool or_null = false) const;
+
+    [[nodiscard]] std::string text() const;
+    [[nodiscard]] std::int64_t whole() const;
+    [[nodiscard]] double number() const;
+    [[nodiscard]] bool flag() const;
+    [[nodiscard]] bool is_text() const { return value_.is_string(); }
+    [[nodiscard]] bool is_whole(std::int64_t expected) const;
+    [[nodiscard]] bool is_plain() const { return value_.is_primitive(); }
+
+    /// Calls `visit` with each entry of a list.
+    template <typename Visit>
+    void each(Visit visit) const {
+        require(value_.is_array(), "a list");
+        for (std::size_t i = 0; i < value_.size(); ++i) {
+            visit(Field(value_[i], where_ + "[" + std::to_string(i) + "]"));
+        }
+    }
+    /// Calls `visit` with the name and value of each member of an object.
+    template <typename Visit>
+    void each_member(Visit visit) const {
+        require(value_.is_object(), "an object");
+        for (const auto& [name, value] : value_.items()) {
+            visit(name, Field(value, where_ + "['" + shortened(name) + "']"));
+        }
+    }
+    /// Returns a list of whole numbers, `count` of them.
+    [[nodiscard]] std::vector<std::int64_t> wholes(std::size_t count) const;
+    [[nodiscard]] std::vector<std::string> texts() const;
+
+    /// The value as messages show it.
+    [[nodiscard]] std::string shown() const;
+    /// Throws `FieldError`: "<where>: expected <what>, got <value>".
+    [[noreturn]] void refuse(std::string_view expected) const;
+
+private:
+    void require(bool fits, std::string_view expected) const {
+        if (!fits) refuse(expected);
+    }
+    [[nodiscard]] std::string path_to(std::string_view name) const;
+
+    const nlohmann::json& value_;
+    std::string where_;
+};
+
+/// Returns the JSON value of a text whose lists and objects nest at most `kMaxDepth` deep.
+///
+/// Throws `FieldError` for anything else.
+[[nodiscard]] nlohmann::json parse_json(std::string_view text);
+inline constexpr int kMaxDepth = 64;
+
+}  // namespace segvit
