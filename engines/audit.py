@@ -31,7 +31,14 @@ _QUANTISED = frozenset({"Int8", "FP8"})
 # Precisions in which the compilers fuse attention. In FP32 none of them ever does.
 _FUSING = frozenset({"Half", "BFloat16", "Int8", "FP8"})
 # The first part of a node's name is the module it comes from (export.passes.node_names).
-_PARTS = {"patch_embed": "patch embed", "encoder": "encoder", "head": "head", "tail": "tail"}
+_PARTS = {
+    "resize": "resize",
+    "patch_embed": "patch embed",
+    "encoder": "encoder",
+    "head": "head",
+    "tail": "tail",
+    "restore": "restore",
+}
 OTHER_PART = "other"
 
 

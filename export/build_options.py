@@ -68,7 +68,9 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
         height, width = arguments.image_size
         options += ["--mode=slide", f"--image-size={height}x{width}"]
         options += [f"--window-batch={arguments.window_batch}"] if arguments.window_batch else []
-    named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size}
+    source = arguments.resize_from and f"{arguments.resize_from[0]}x{arguments.resize_from[1]}"
+    named = {"--model": arguments.model, "--checkpoint": checkpoint, "--size": size,
+             "--resize-from": source}  # fmt: skip
     options += [f"{option}={value}" for option, value in named.items() if value]
     options += ["--random-weights"] if arguments.random_weights else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
@@ -81,7 +83,11 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
 
 
 def _check_mode(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Refuse options that make no sense in the mode asked for."""
+    """Refuse options that make no sense in the mode asked for, or with images of another size."""
+    if arguments.resize_from and arguments.output == "scores":
+        parser.error("--resize-from: not with --output scores, which stay at the model's size")
+    if arguments.resize_from and arguments.max_miou_drop is not None:
+        parser.error("--resize-from: not with --max-miou-drop; search without it")
     if arguments.mode == "whole":
         for name, value in (("--image-size", arguments.image_size),
                             ("--window-batch", arguments.window_batch)):  # fmt: skip
@@ -185,6 +191,9 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
                        help="slide: windows, model and stitching in one graph")  # fmt: skip
     group.add_argument("--image-size", type=parse_size, metavar="HxW",
                        help="of the images that --mode slide takes")  # fmt: skip
+    group.add_argument("--resize-from", type=parse_size, metavar="HxW",
+                       help="take images of this size: they are resized in the graph, linearly, "
+                       "and their labels back, to the nearest")  # fmt: skip
     group.add_argument("--window-batch", type=_positive, metavar="N",
                        help="windows at once, for less memory (default: all of an image)",
                        )  # fmt: skip

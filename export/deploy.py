@@ -6,10 +6,13 @@ Input `image`: uint8 `(B, H, W, 3)`, RGB as decoded. Output `labels`: uint8 `(B,
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from export.folded_encoder import FoldedBlock, FoldedPatchEmbed
 from export.folded_head import fold_head
+from export.resize import LabelResize, PixelResize
+from export.stitch import Stitch
 from export.tail import Tail
 from segvit.model import SegViT, Size
 from segvit.typed_list import TypedList
@@ -24,6 +27,7 @@ class DeployModel(nn.Module):
         size: (height, width) of the input; the position embedding is fixed to it.
         output: `labels` or `scores`.
         tail_strips: horizontal strips the last stage is computed in, one after another.
+        resize_from: (height, width) of images that are resized to `size`, their labels back.
 
     Raises:
         ValueError: if the size is no multiple of the patch, or the model cannot work at it.
@@ -33,7 +37,12 @@ class DeployModel(nn.Module):
     sin: Tensor
 
     def __init__(
-        self, model: SegViT, size: Size, output: str = "labels", tail_strips: int = 1
+        self,
+        model: SegViT,
+        size: Size,
+        output: str = "labels",
+        tail_strips: int = 1,
+        resize_from: Size | None = None,
     ) -> None:
         super().__init__()
         config, patch = model.config, model.config.patch_size
@@ -68,13 +77,14 @@ class DeployModel(nn.Module):
             grid = (config.grid_size, config.grid_size)
         self.mask_grid: Size = grid
         crop = (config.image_size, config.image_size)
-        self.tail: nn.Module = Tail(config.num_classes, grid, crop, size, output, tail_strips)
+        self.tail: Tail | Stitch = Tail(config.num_classes, grid, crop, size, output, tail_strips)
+        self._resize_from(resize_from, size)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return labels `(B, H, W)` or scores `(B, K, H, W)` of uint8 `(B, H, W, 3)`."""
-        classes, masks = self.find_masks(image)
-        output: Tensor = self.tail(classes, masks)
+        classes, masks = self.find_masks(self.resize(image))
+        output: Tensor = self.restore(self.tail(classes, masks))
         return output
 
     def find_masks(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +98,13 @@ class DeployModel(nn.Module):
                 taps.append(tokens)
         classes, masks = self.head(taps)
         return classes, masks
+
+    def _resize_from(self, source: Size | None, size: Size) -> None:
+        self.resize: nn.Module = PixelResize(source, size) if source else nn.Identity()
+        self.restore: nn.Module = nn.Identity()
+        if source:
+            self.restore = LabelResize(size, source, self.tail.dtype)
+            self.tail.dtype = torch.int64  # compilers gather no uint8
 
     def _drop_prefix(self, _module: nn.Module, _inputs: object, projected: Tensor) -> Tensor:
         return projected[:, self.num_prefix :]

@@ -1,6 +1,7 @@
 """Read the scores behind a shipped graph's labels, on ONNX Runtime's CPU provider.
 
-Shapes: `n` images, `K` classes, `K+` padded classes, `H, W` pixels.
+Shapes: `n` images, `K` classes, `K+` padded classes, `H, W` pixels, `h, w` pixels that the model
+works on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from export.cells import Cell, join_cells
 from export.passes import check_passes
 from export.verify import Prediction
+from segvit.images import Size
 from segvit.memory import release_memory
 
 
@@ -28,14 +30,20 @@ class ScoreReader:
         onnx_path: the shipped graph, labels or scores out.
         precision: its precision; bfloat16 is emulated, since the CPU provider lacks its kernels.
         num_classes: K.
+        size: (h, w) where images are resized from another size, None where they are not.
         cells: of a graph that slides over one image, whose scores come cell by cell.
     """
 
     def __init__(
-        self, onnx_path: Path, precision: str, num_classes: int, cells: Sequence[Cell] = ()
+        self,
+        onnx_path: Path,
+        precision: str,
+        num_classes: int,
+        size: Size | None = None,
+        cells: Sequence[Cell] = (),
     ) -> None:
         model = ir.load(onnx_path)
-        self.num_classes, self.cells = num_classes, cells
+        self.num_classes, self.size, self.cells = num_classes, size, cells
         self.gives_scores = model.graph.outputs[0].name == "scores"
         for check_pass in check_passes(precision):
             check_pass(model)
@@ -53,13 +61,14 @@ class ScoreReader:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=providers)
 
     def __call__(self, images: NDArray[np.uint8]) -> Prediction:
-        """Return labels `(n, H, W)` and float32 scores `(n, K, H, W)`."""
+        """Return labels `(n, H, W)` and float32 scores `(n, K, h, w)`."""
         first, *parts = self.session.run(None, {"image": images})
         if self.gives_scores:
             return Prediction(first.argmax(axis=1), first)
         if self.cells:
             return Prediction(first, join_cells(parts, self.cells, self.num_classes)[None])
-        count, height, width = first.shape
+        count = len(first)
+        height, width = self.size or first.shape[1:]
         # One part an image and strip, in that order, or one for the whole batch.
         flat = [part.reshape(len(part), part.shape[1], -1) for part in parts]
         joined = np.concatenate(flat, axis=2) if len(flat) > 1 else flat[0]

@@ -21,12 +21,19 @@ class SlideModel(DeployModel):
         model: the reference, in evaluation mode; windows and stride are its own.
         size: (height, width) of the image.
         window_batch: windows that run at once, None for all; fewer take less memory.
+        resize_from: (height, width) of images that are resized to `size`, their labels back.
 
     Raises:
         ValueError: if the image is smaller than a window.
     """
 
-    def __init__(self, model: SegViT, size: Size, window_batch: int | None = None) -> None:
+    def __init__(
+        self,
+        model: SegViT,
+        size: Size,
+        window_batch: int | None = None,
+        resize_from: Size | None = None,
+    ) -> None:
         config = model.config
         side, stride = config.image_size, config.stride or config.image_size
         if min(size) < side:
@@ -39,11 +46,14 @@ class SlideModel(DeployModel):
         self.window_batch = window_batch or len(self.windows)
         self.crop = (side, side)
         self.tail = Stitch(config.num_classes, self.mask_grid, size, self.crop, (stride, stride))
+        self._resize_from(resize_from, size)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return labels `(1, H, W)` of uint8 `(1, H, W, 3)`."""
-        image = image.float()  # compilers cut no uint8; as this is the first thing done, it is free
+        image = self.resize(
+            image
+        ).float()  # compilers cut no uint8; as this is the first thing done, it is free
         crops = [
             image[:, top : top + self.crop[0], left : left + self.crop[1]]
             for top, left in self.windows
@@ -53,5 +63,5 @@ class SlideModel(DeployModel):
             for start in range(0, len(crops), self.window_batch)
         ]
         classes, masks = (torch.cat(parts) for parts in zip(*found, strict=True))
-        labels: Tensor = self.tail(classes, masks)
+        labels: Tensor = self.restore(self.tail(classes, masks))
         return labels
