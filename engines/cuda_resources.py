@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.gpu import GpuOutOfMemoryError, check_cuda, out_of_memory
+from engines.gpu import GpuOutOfMemoryError, check_cuda, out_of_memory, to_mib
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -49,7 +49,7 @@ class CudaResources:
             GpuError: if the operating system does not give that much.
         """
         flags = self.cudart.cudaHostAllocDefault
-        what = f"pinning {count} bytes of host memory for {what}"
+        what = f"pinning {to_mib(count)} MiB of host memory for {what}"
         address = int(check_cuda(self.cudart.cudaHostAlloc(count, flags), what))
         self._made.callback(self.cudart.cudaFreeHost, address)
         return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))
