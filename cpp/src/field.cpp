@@ -1,5 +1,9 @@
 #include "field.hpp"
 
+#include <nlohmann/json.hpp>
+
+#include "text.hpp"
+
 namespace segvit {
 
 using nlohmann::json;
@@ -44,6 +48,28 @@ bool Field::flag() const {
     return value_.get<bool>();
 }
 
+bool Field::is_text() const {
+    return value_.is_string();
+}
+
+bool Field::is_plain() const {
+    return value_.is_primitive();
+}
+
+void Field::each(const std::function<void(const Field&)>& visit) const {
+    require(value_.is_array(), "a list");
+    for (std::size_t i = 0; i < value_.size(); ++i) {
+        visit(Field(value_[i], concat(where_, "[", i, "]")));
+    }
+}
+
+void Field::each_member(const std::function<void(const std::string&, const Field&)>& visit) const {
+    require(value_.is_object(), "an object");
+    for (const auto& [name, value] : value_.items()) {
+        visit(name, Field(value, concat(where_, "['", shortened(name), "']")));
+    }
+}
+
 std::vector<std::int64_t> Field::wholes(std::size_t count) const {
     std::vector<std::int64_t> numbers;
     each([&](const Field& entry) { numbers.push_back(entry.whole()); });
@@ -72,7 +98,7 @@ std::string Field::shown() const {
     return shortened(value_.dump(), 60);
 }
 
-json parse_json(std::string_view text) {
+Document::Document(std::string_view text) {
     const auto bound_depth = [](int depth, json::parse_event_t, const json&) {
         if (depth > kMaxDepth) {
             throw FieldError(concat("lists and objects nest more than ", kMaxDepth, " deep"));
@@ -80,11 +106,17 @@ json parse_json(std::string_view text) {
         return true;
     };
     try {
-        return json::parse(text, bound_depth);
+        value_ = std::make_unique<json>(json::parse(text, bound_depth));
     } catch (const json::exception& error) {
         // The parser quotes what it read last, which may be a text of any length.
         throw FieldError(shortened(error.what(), 200));
     }
+}
+
+Document::~Document() = default;
+
+Field Document::root() const {
+    return {*value_, ""};
 }
 
 }  // namespace segvit

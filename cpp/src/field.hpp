@@ -2,14 +2,14 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "text.hpp"
 
 namespace segvit {
 
@@ -34,29 +34,17 @@ public:
     [[nodiscard]] std::int64_t whole() const;
     [[nodiscard]] double number() const;
     [[nodiscard]] bool flag() const;
-    [[nodiscard]] bool is_text() const { return value_.is_string(); }
-    [[nodiscard]] bool is_whole(std::int64_t expected) const;
-    [[nodiscard]] bool is_plain() const { return value_.is_primitive(); }
-
-    /// Calls `visit` with each entry of a list.
-    template <typename Visit>
-    void each(Visit visit) const {
-        require(value_.is_array(), "a list");
-        for (std::size_t i = 0; i < value_.size(); ++i) {
-            visit(Field(value_[i], where_ + "[" + std::to_string(i) + "]"));
-        }
-    }
-    /// Calls `visit` with the name and value of each member of an object.
-    template <typename Visit>
-    void each_member(Visit visit) const {
-        require(value_.is_object(), "an object");
-        for (const auto& [name, value] : value_.items()) {
-            visit(name, Field(value, where_ + "['" + shortened(name) + "']"));
-        }
-    }
+    [[nodiscard]] std::vector<std::string> texts() const;
     /// Returns a list of whole numbers, `count` of them.
     [[nodiscard]] std::vector<std::int64_t> wholes(std::size_t count) const;
-    [[nodiscard]] std::vector<std::string> texts() const;
+    [[nodiscard]] bool is_text() const;
+    [[nodiscard]] bool is_whole(std::int64_t expected) const;
+    [[nodiscard]] bool is_plain() const;  ///< neither a list nor an object
+
+    /// Calls `visit` with each entry of a list.
+    void each(const std::function<void(const Field&)>& visit) const;
+    /// Calls `visit` with the name and value of each member of an object.
+    void each_member(const std::function<void(const std::string&, const Field&)>& visit) const;
 
     /// The value as messages show it.
     [[nodiscard]] std::string shown() const;
@@ -73,10 +61,20 @@ private:
     std::string where_;
 };
 
-/// Returns the JSON value of a text whose lists and objects nest at most `kMaxDepth` deep.
-///
-/// Throws `FieldError` for anything else.
-[[nodiscard]] nlohmann::json parse_json(std::string_view text);
-inline constexpr int kMaxDepth = 64;
+/// A text as JSON, whose lists and objects nest at most `kMaxDepth` deep.
+class Document {
+public:
+    static constexpr int kMaxDepth = 64;
+
+    /// Throws `FieldError` for anything else.
+    explicit Document(std::string_view text);
+    ~Document();
+    Document(const Document&) = delete;
+    Document& operator=(const Document&) = delete;
+    [[nodiscard]] Field root() const;
+
+private:
+    std::unique_ptr<const nlohmann::json> value_;  // its header is included in one file only
+};
 
 }  // namespace segvit

@@ -155,8 +155,8 @@ void check_schema(const Field& values, const std::filesystem::path& path) {
 Manifest Manifest::parse(std::string_view text, const std::filesystem::path& folder) {
     const auto path = folder / kManifestName;
     try {
-        const auto json = parse_json(text);
-        const Field values(json, "");
+        const Document document(text);
+        const auto values = document.root();
         check_schema(values, path);
         Manifest manifest;
         manifest.folder = folder;

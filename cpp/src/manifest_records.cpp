@@ -29,7 +29,7 @@ void check_audit(const Field& audit) {
     audit["gemm_datatypes"].each_member(
         [](const auto&, const Field& count) { (void)count.whole(); });
     if (const auto parts = audit.find("parts")) {
-        parts->each_member([](const auto&, const Field& part) {
+        parts->each_member([](const std::string&, const Field& part) {
             (void)part["kernels"].whole();
             (void)part["traffic_mb"];
             check_numbers(part, {"traffic_mb"});
@@ -60,7 +60,7 @@ void check_parity(const Field& parity) {
     check_numbers(parity, {"pixel_agreement", "miou_reference", "miou", "max_class_iou_drop",
                            "max_score_error"});
     if (const auto details = parity.find("details")) {
-        details->each_member([](const auto&, const Field& value) {
+        details->each_member([](const std::string&, const Field& value) {
             if (!value.is_plain()) value.refuse("true or false, a number, a text or null");
         });
     }
@@ -84,7 +84,8 @@ void check_records(const Field& manifest) {
     if (const auto warnings = manifest.find("warnings")) (void)warnings->texts();
     if (const auto command = manifest.find("command")) (void)command->text();
     if (const auto versions = manifest.find("versions")) {
-        versions->each_member([](const auto&, const Field& version) { (void)version.text(); });
+        versions->each_member(
+            [](const std::string&, const Field& version) { (void)version.text(); });
     }
 }
 
