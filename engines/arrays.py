@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import TensorSpec
+from export.manifest import Manifest, ManifestError, TensorSpec
 
 Images = npt.NDArray[np.uint8]
 Output = npt.NDArray[Any]
@@ -75,6 +77,33 @@ def check_output(out: Any, spec: TensorSpec, count: int) -> None:
         raise ValueError("out: expected memory that can be written to, got a read-only array")
     if not out.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got strides {out.strides}; copy later")
+
+
+def check_tensors(path: Path, found: Sequence[TensorSpec], manifest: Manifest) -> None:
+    """Accept a model whose input and outputs are the manifest's, by which memory is sized.
+
+    Raises:
+        ManifestError: if they are not.
+    """
+    expected = (manifest.input, *manifest.outputs)
+    fixed = {spec.shape[0] for spec in found if isinstance(spec.shape[0], int)}
+    if [_essence(spec) for spec in found] == [_essence(spec) for spec in expected] and all(
+        set(manifest.batch) == {size} for size in fixed
+    ):
+        return
+    got, wanted = (", ".join(map(_describe, specs)) for specs in (found, expected))
+    raise ManifestError(
+        f"'{path}' has the tensors {got}, its manifest lists {wanted} for batches of "
+        f"{':'.join(map(str, manifest.batch))}; build the artifact again"
+    )
+
+
+def _essence(spec: TensorSpec) -> tuple[str, str, tuple[int | str, ...]]:
+    return spec.name, spec.dtype, tuple(spec.shape[1:])
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} ({', '.join(map(str, spec.shape))})"
 
 
 def batch_shape(spec: TensorSpec, count: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.arrays import Images, Output, Staging, batch_shape, view_array
+from engines.arrays import Images, Output, Staging, batch_shape, check_tensors, view_array
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
@@ -34,7 +34,7 @@ class OpenVinoEngine:
         instances: calls that run at once.
 
     Raises:
-        ManifestError: if the ONNX file is not the one the manifest lists.
+        ManifestError: if the ONNX file is not the one the manifest lists and describes.
         ValueError: if another device is asked for, or OpenVINO cannot load the model.
     """
 
@@ -54,6 +54,8 @@ class OpenVinoEngine:
         path = verify_onnx(folder, manifest, Target.OPENVINO)
         self._specs = manifest.input, manifest.outputs[0]
         self.compiled: Any = compile_model(path, threads, instances)
+        ports = (*self.compiled.inputs, *self.compiled.outputs)
+        check_tensors(path, [_describe_port(port) for port in ports], manifest)
 
     def make_instance(self) -> OpenVinoInstance:
         """Return an inference request."""
@@ -92,6 +94,11 @@ class OpenVinoInstance:
         except RuntimeError as error:
             raise OpenVinoRuntimeError(f"OpenVINO failed to run the model: {error}") from error
         return out
+
+
+def _describe_port(port: Any) -> TensorSpec:
+    shape = (int(size.get_length()) if size.is_static else str(size) for size in port.partial_shape)
+    return TensorSpec(port.any_name, str(port.element_type.to_dtype()), tuple(shape))
 
 
 def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> Any:

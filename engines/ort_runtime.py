@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engines.arrays import Images, Output, Staging, batch_shape, view_array
+from engines.arrays import Images, Output, Staging, batch_shape, check_tensors, view_array
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
@@ -20,6 +20,7 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _ERRORS_ONLY = 3
 
 
@@ -37,7 +38,7 @@ class OrtEngine:
         threads: of the CPU provider; None leaves it to ONNX Runtime.
 
     Raises:
-        ManifestError: if the ONNX file is not the one the manifest lists.
+        ManifestError: if the ONNX file is not the one the manifest lists and describes.
         ValueError: if this onnxruntime lacks the provider, or cannot load the model on it.
     """
 
@@ -50,6 +51,9 @@ class OrtEngine:
         path = verify_onnx(folder, manifest, Target.ORT)
         self._specs = manifest.input, manifest.outputs[0]
         self.session: Any = open_session(path, device, threads)
+        tensors = (*self.session.get_inputs(), *self.session.get_outputs())
+        found = [TensorSpec(t.name, _DTYPES.get(t.type, t.type), tuple(t.shape)) for t in tensors]
+        check_tensors(path, found, manifest)
 
     def make_instance(self) -> OrtInstance:
         """Return bindings of the session's input and output."""

@@ -185,8 +185,9 @@ def open_runtime(
         ValueError: if there is no engine of that target, or it cannot run here: no GPU, another
             GPU or version than it was built for.
     """
-    if instances < 1:
-        raise ValueError(f"instances: expected at least 1, got {instances}")
+    for name, count in (("instances", instances), ("threads", threads)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
     if rebuild:
         from engines.rebuild import fit_artifact  # needs onnx, which a deploy host may lack
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from engines.runtime import Runtime, find_entry, open_runtime
+from engines.runtime import find_entry, open_runtime
 from engines.target import Target, cannot_run_reason
 from engines.trt_runtime import check_version
 from export.manifest import BuiltTarget, Manifest, ManifestError, hash_file
@@ -58,59 +58,12 @@ def test_a_dynamic_batch_takes_its_range(artifact: Writer, images: np.ndarray) -
         assert runtime.batch == (1, 2, 4)
         together = runtime.infer(images)
         apart = np.concatenate([runtime.infer(image[None]) for image in images])
-        with pytest.raises(ValueError, match="expected a batch of 1 to 4, got 5"):
-            runtime.infer(np.repeat(images[:1], 5, axis=0))
-        with pytest.raises(ValueError, match="expected a batch of 1 to 4, got 0"):
-            runtime.infer(images[:0])
     assert np.array_equal(together, apart)
 
 
 def test_half_precision_runs_on_the_cpu(artifact: Writer, images: np.ndarray) -> None:
     with open_runtime(artifact(precision="fp16"), "ort", "cpu", threads=1) as runtime:
         assert runtime.infer(images[:1]).shape == (1, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda x: x.astype(np.float32), "expected a uint8 array of RGB pixels, got float32"),
-        (lambda x: x.tolist(), "expected a uint8 array of RGB pixels, got list"),
-        (lambda x: x[0], r"expected shape \(B, 64, 64, 3\), got \(64, 64, 3\)"),
-        (lambda x: x[:, :32], r"expected shape \(B, 64, 64, 3\), got \(1, 32, 64, 3\)"),
-        (lambda x: x.transpose(0, 3, 1, 2), r"expected shape \(B, 64, 64, 3\), got \(1, 3, 64,"),
-        (lambda x: np.repeat(x, 2, axis=0), "expected a batch of 1, got 2"),
-    ],
-)
-def test_images_of_another_kind_are_refused(
-    artifact: Writer, images: np.ndarray, change: Callable[[np.ndarray], np.ndarray], message: str
-) -> None:
-    with open_runtime(artifact()) as runtime:
-        with pytest.raises(ValueError, match=message):
-            runtime.infer(change(images[:1]))
-        assert runtime.infer(images[:1]).shape == (1, 64, 64)  # still usable
-
-
-def test_strided_images_are_taken(artifact: Writer, images: np.ndarray) -> None:
-    flipped = images[:1, :, ::-1]
-    with open_runtime(artifact()) as runtime:
-        assert np.array_equal(runtime.infer(flipped), runtime.infer(flipped.copy()))
-
-
-def test_a_closed_runtime_says_so(artifact: Writer, images: np.ndarray) -> None:
-    runtime: Runtime = open_runtime(artifact())
-    runtime.close()
-    runtime.close()
-    with pytest.raises(ValueError, match="the runtime is closed"):
-        runtime.infer(images[:1])
-
-
-def test_a_changed_onnx_file_is_refused(artifact: Writer) -> None:
-    folder = artifact()
-    data = bytearray((folder / "model.onnx").read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / "model.onnx").write_bytes(data)
-    with pytest.raises(ManifestError, match=r"model\.onnx' was changed after it was built"):
-        open_runtime(folder)
 
 
 def test_changed_external_data_is_refused(artifact: Writer, images: np.ndarray) -> None:
