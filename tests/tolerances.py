@@ -25,3 +25,5 @@ RECOMPUTED_GRADIENT = 1e-7
 # The same FP16 graph with channels scaled by powers of two: values near 0, below FP16's normal
 # numbers, alone are rounded otherwise, and a rare tie with them.
 REWRITTEN_FP16_RMS = 1e-3
+# Windows stitched in the graph against averaged outside: sums in another order, 0.9999 seen.
+SLIDE_LABELS = 0.9995
