@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 import pytest
 
+from engines import ort_runtime, segment
 from engines.segment import main
 from export.manifest import Manifest
 from segvit.cli import run_main
@@ -163,6 +166,28 @@ def test_an_unreadable_image_is_named_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert list(out.iterdir()) == []
+
+
+def test_the_next_image_is_read_while_one_is_computed(
+    artifact: Writer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_read, in_time = threading.Event(), list[bool]()
+    read_image, run_instance = segment.read_image, ort_runtime.OrtInstance.run
+
+    def read_and_say(path: Path) -> np.ndarray:
+        image = read_image(path)
+        if path.name == "b.png":
+            second_read.set()
+        return image
+
+    def run_late(*arguments: Any) -> np.ndarray:
+        in_time.append(second_read.wait(30))
+        return run_instance(*arguments)
+
+    monkeypatch.setattr(segment, "read_image", read_and_say)
+    monkeypatch.setattr(ort_runtime.OrtInstance, "run", run_late)
+    assert run("--artifact", artifact(), pictures, "--out", tmp_path / "out") == 0
+    assert in_time == [True, True, True]
 
 
 def test_images_before_an_unreadable_one_are_whole(
