@@ -6,6 +6,7 @@ The server's environment is installed by the first run.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from tests.triton_server.server import ServerError, TritonServer
 
 Maker = Callable[..., Path]
 READER = Path(__file__).with_name("read_config.py")
+PAGE = Path(__file__).parents[2] / "docs" / "triton.md"
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +134,27 @@ def test_a_fixed_batch_is_served_as_it_is(
     assert np.array_equal(server.infer("fixed", images[:1]), expected)
     with pytest.raises(ServerError, match="unexpected shape for input 'image'"):
         server.infer("fixed", images[:2])
+
+
+def test_the_client_of_the_docs_runs(
+    server: TritonServer, repository: Path, make: Maker, images: np.ndarray, tmp_path: Path
+) -> None:
+    folder = make(batch="batch")
+    with open_runtime(folder, target="ort", threads=1) as runtime:
+        labels = runtime.infer(images[:2])
+        first = runtime.classes[labels[0, 0, 0]]
+    np.savez(folder / "golden.npz", images=images[:2], labels=labels)
+    assert run("--artifact", folder, "--out", repository, "--name", "segvit") == 0
+    server.load("segvit")
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    for old, new in (("127.0.0.1:8000", server.url[7:]), ("artifacts/mine", str(folder))):
+        assert old in script
+        script = script.replace(old, new)
+    done = subprocess.run(
+        [VENV / "bin" / "python", "-c", script],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"{first} 1.0\n", done.stderr
 
 
 def test_the_version_policy_says_what_is_served(
