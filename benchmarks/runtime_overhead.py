@@ -157,7 +157,7 @@ def _run_cpp(arguments: argparse.Namespace, image: Path) -> float:
     if done.returncode:
         said = " ".join(done.stderr.split()) or "nothing"
         raise RuntimeError(f"'{arguments.cpp}' ended with {done.returncode} and said: {said}")
-    return float(json.loads(done.stdout)["p50_ms"])
+    return float(json.loads(done.stdout)["median_ms"])
 
 
 def _format(report: dict[str, Any]) -> str:
