@@ -1,6 +1,5 @@
 #include "views.hpp"
 
-#include <cstdlib>
 #include <cstring>
 
 #include "text.hpp"
@@ -27,7 +26,7 @@ void check_shape(const Shape& got, int height, int width, const std::string& nam
         refuse(concat(name, ": expected height ", height, " and width ", width,
                       " as the engine has, got ", got.height, " and ", got.width, "; resize it"));
     }
-    if (got.stride != 0 && std::abs(got.stride) < got.row_bytes) {
+    if (got.stride != 0 && got.stride < got.row_bytes && got.stride > -got.row_bytes) {
         refuse(concat(name, ": expected a stride of at least ", got.row_bytes,
                       " bytes (a row) or 0, got ", got.stride));
     }
