@@ -126,7 +126,7 @@ def write_repository(arguments: argparse.Namespace) -> Written:
         backend=serving.backend,
         max_batch_size=manifest.batch[2] if serving.batched else 0,
         files=(_CONFIG, _LABELS, *(f"{arguments.version}/{file}" for file in files)),
-        notes=_describe_limits(manifest, serving, entries),
+        notes=_describe_limits(manifest, serving, entries, arguments),
     )
 
 
@@ -248,7 +248,7 @@ def _check_existing(model: Path, version: str, contract: str, replace: bool) -> 
             f"'{model}' is there but has no {_CONFIG}, so it will not be replaced; give another "
             "--name or --out"
         )
-    versions = {path.name for path in model.iterdir() if path.is_dir() and path.name.isdecimal()}
+    versions = _find_versions(model)
     if version in versions and not replace:
         raise ValueError(
             f"'{model}' has a version {version} already; give another --version or --name, or "
@@ -264,10 +264,24 @@ def _check_existing(model: Path, version: str, contract: str, replace: bool) -> 
     return True
 
 
+def _find_versions(model: Path) -> set[str]:
+    return {path.name for path in model.iterdir() if path.is_dir() and path.name.isdecimal()}
+
+
 def _describe_limits(
-    manifest: Manifest, serving: Serving, entries: Sequence[BuiltTarget]
+    manifest: Manifest,
+    serving: Serving,
+    entries: Sequence[BuiltTarget],
+    arguments: argparse.Namespace,
 ) -> tuple[str, ...]:
     notes = []
+    model = arguments.out / (arguments.name or manifest.model.name)
+    newest = max(map(int, _find_versions(model)))
+    if newest > arguments.version and serving.version_policy == VERSION_POLICIES[0]:
+        notes.append(
+            f"version {newest} is there and is the one that is served; give --version-policy all "
+            "to serve this one as well"
+        )
     if not serving.batched:
         notes.append(_why_unbatched(manifest))
     if entries[0].target == "trt":

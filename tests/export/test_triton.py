@@ -156,6 +156,18 @@ def test_a_version_is_replaced_only_when_asked(
     assert "max_batch_size: 4" in config_of(out / "tiny")
 
 
+def test_an_older_version_says_that_it_is_not_served(
+    make: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--artifact", make(batch="batch"), "--out", tmp_path / "models")
+    assert run(*command, "--version", 10) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert run(*command, "--version", 9) == 0
+    assert "note: version 10 is there and is the one that is served" in capsys.readouterr().out
+    assert run(*command, "--version", 8, "--version-policy", "all") == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_versions_have_to_agree(
     make: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
