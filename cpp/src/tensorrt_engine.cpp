@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 #include "artifact_files.hpp"
+#include "tensorrt_cache.hpp"
 #include "tensorrt_cuda.hpp"
 #include "text.hpp"
 
@@ -19,7 +21,7 @@ struct Tensor {
     nvinfer1::Dims dims;  // the batch is the manifest's to check
 };
 
-std::string describe(const Tensor& tensor) {
+std::string describe_tensor(const Tensor& tensor) {
     return concat("'", shortened(tensor.name), "' of ", describe(tensor.dims), ", type ",
                   static_cast<int>(tensor.type));
 }
@@ -80,6 +82,15 @@ TensorRtEngine::TensorRtEngine(const Manifest& manifest, const std::string& file
                                          "; rebuild it: ", rebuild_command(path)));
     }
     read_profiles(manifest);
+#ifdef TRT_MAJOR_RTX
+    open_cache(manifest.files.at(file));
+#endif
+}
+
+TensorRtEngine::~TensorRtEngine() {
+#ifdef TRT_MAJOR_RTX
+    save_cache();
+#endif
 }
 
 std::unique_ptr<nvinfer1::IExecutionContext> TensorRtEngine::make_context() {
@@ -91,6 +102,7 @@ std::unique_ptr<nvinfer1::IExecutionContext> TensorRtEngine::make_context() {
         !config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)) {
         throw refused("the CUDA graph strategy");
     }
+    if (cache_ && !config->setRuntimeCache(*cache_)) throw refused("the runtime cache");
     context.reset(engine_->createExecutionContext(config.get()));
 #else
     context.reset(
@@ -138,11 +150,11 @@ void TensorRtEngine::check_tensors(const Manifest& manifest) const {
         const char* name = engine_->getIOTensorName(index);
         const Tensor tensor{name, engine_->getTensorIOMode(name), engine_->getTensorDataType(name),
                             engine_->getTensorShape(name)};
-        found.push_back(describe(tensor));
+        found.push_back(describe_tensor(tensor));
         for (const auto& one : wanted) fitting += fits(tensor, one) ? 1 : 0;
     }
     if (fitting == wanted.size() && found.size() == wanted.size()) return;
-    for (const auto& one : wanted) listed_by_manifest.push_back(describe(one));
+    for (const auto& one : wanted) listed_by_manifest.push_back(describe_tensor(one));
     throw Error(ErrorCode::kDamaged, concat("has the tensors ", listed(found),
                                             ", the manifest lists ", listed(listed_by_manifest)));
 }
@@ -171,6 +183,33 @@ Error TensorRtEngine::failed(ErrorCode code, const std::string& problem, const s
     }
     return {code, concat(problem, ": ", said)};
 }
+
+#ifdef TRT_MAJOR_RTX
+void TensorRtEngine::open_cache(const std::string& engine_sha256) {
+    const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_->createRuntimeConfig());
+    if (config) cache_.reset(config->createRuntimeCache());
+    if (!cache_) throw refused("a runtime cache");
+    int device = 0;
+    cuda::check(cudaGetDevice(&device), "asking for the GPU");
+    cache_path_ = find_runtime_cache(engine_sha256, cuda::find_capability(device));
+    cached_ = read_runtime_cache(cache_path_);
+    if (cached_.empty() || cache_->deserialize(cached_.data(), cached_.size())) return;
+    (void)log_.take();  // damaged, or of another driver: made anew, and no part of later messages
+    cached_.clear();
+}
+
+void TensorRtEngine::save_cache() noexcept {
+    try {
+        if (!cache_) return;
+        const std::unique_ptr<nvinfer1::IHostMemory> compiled(cache_->serialize());
+        if (!compiled) return;
+        const std::span data(static_cast<const std::byte*>(compiled->data()), compiled->size());
+        if (!std::ranges::equal(data, cached_)) write_runtime_cache(cache_path_, data);
+    } catch (const std::exception&) {
+        return;  // the next load compiles again
+    }
+}
+#endif
 
 nvinfer1::Dims image_dims(const Manifest& manifest, int count) {
     nvinfer1::Dims dims{};

@@ -3,9 +3,11 @@
 
 #include <NvInfer.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,6 +44,10 @@ public:
     /// Throws `Error`: kDamaged if the file is not as built or its tensors are not those of the
     /// manifest, kOutOfMemory, or kIncompatible if TensorRT does not take it.
     TensorRtEngine(const Manifest& manifest, const std::string& file);
+    TensorRtEngine(const TensorRtEngine&) = delete;
+    TensorRtEngine& operator=(const TensorRtEngine&) = delete;
+    /// Keeps what TensorRT-RTX compiled for the next load.
+    ~TensorRtEngine();
 
     /// Returns one more execution context. Throws `Error` (kOutOfMemory, kRuntime).
     [[nodiscard]] std::unique_ptr<nvinfer1::IExecutionContext> make_context();
@@ -68,6 +74,15 @@ private:
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     std::vector<Profile> profiles_;
+
+#ifdef TRT_MAJOR_RTX
+    void open_cache(const std::string& engine_sha256);
+    void save_cache() noexcept;
+
+    std::unique_ptr<nvinfer1::IRuntimeCache> cache_;
+    std::filesystem::path cache_path_;
+    std::vector<std::byte> cached_;  // what an earlier run left
+#endif
 };
 
 /// Returns the dimensions of a batch of images or, without channels, of labels.
