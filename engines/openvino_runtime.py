@@ -39,7 +39,6 @@ class OpenVinoEngine:
     """
 
     target = Target.OPENVINO
-    notes = ()
 
     def __init__(
         self,
@@ -56,6 +55,12 @@ class OpenVinoEngine:
         self.compiled: Any = compile_model(path, threads, instances)
         ports = (*self.compiled.inputs, *self.compiled.outputs)
         check_tensors(path, [_describe_port(port) for port in ports], manifest)
+        streams = int(self.compiled.get_property("NUM_STREAMS"))
+        self.notes: tuple[str, ...] = ()
+        if streams < instances:  # a stream has a thread of its own at least
+            self.notes = (
+                f"openvino: {streams} of {instances} instances run at once, for want of threads",
+            )
 
     def make_instance(self) -> OpenVinoInstance:
         """Return an inference request."""
