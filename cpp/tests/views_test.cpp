@@ -25,7 +25,6 @@ TEST(Images, ThatDoNotFitAreNamed) {
     check("expected a stride of at least 120 bytes (a row) or 0, got 119",
           {pixels.data(), kHeight, kWidth, 119});
     check("expected a stride of at least 120", {pixels.data(), kHeight, kWidth, -119});
-    check("expected a stride of at least 120", {pixels.data(), kHeight, kWidth, PTRDIFF_MIN});
     expect_error(kInvalid, "images: expected at least one, got none",
                  [] { check_images({}, kHeight, kWidth); });
     check_images(std::vector{good, good}, kHeight, kWidth);
