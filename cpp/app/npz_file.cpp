@@ -146,7 +146,10 @@ std::pair<std::size_t, std::size_t> locate_header(std::span<const std::byte> npy
 Array read_npz(std::span<const std::byte> npz, const std::string& name, const std::string& subject,
                std::uint64_t max_bytes) {
     const Archive archive = open_archive(npz, subject);
-    std::vector<std::byte> npy = inflate(archive.get(), name + ".npy", subject, max_bytes);
+    return parse_npy(inflate(archive.get(), name + ".npy", subject, max_bytes), name, subject);
+}
+
+Array parse_npy(std::vector<std::byte> npy, const std::string& name, const std::string& subject) {
     const auto [start, length] = locate_header(npy);
     Array array;
     if (start == 0 || length > npy.size() - start ||

@@ -28,4 +28,8 @@ inline constexpr std::uint64_t kMaxArrayBytes = std::uint64_t{1} << 30;
 [[nodiscard]] Array read_npz(std::span<const std::byte> npz, const std::string& name,
                              const std::string& subject, std::uint64_t max_bytes = kMaxArrayBytes);
 
+/// Returns the array of an .npy file, the form in which .npz files hold them. Throws as `read_npz`.
+[[nodiscard]] Array parse_npy(std::vector<std::byte> npy, const std::string& name,
+                              const std::string& subject);
+
 }  // namespace segvit::app
