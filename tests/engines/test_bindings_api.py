@@ -7,6 +7,7 @@ few symbols they ask for let them be imported, and looked at, on any machine.
 from __future__ import annotations
 
 import ast
+import ctypes
 import json
 import operator
 import os
@@ -288,3 +289,14 @@ def test_all_we_use_of_tensorrt_rtx_is_there(usage: Usage) -> None:
 
     for name in {**usage.names, **usage.rtx_names}:
         operator.attrgetter(name)(trt)
+
+
+@pytest.mark.trt_rtx
+def test_the_library_says_its_version_as_the_bindings_do() -> None:
+    """The C++ back end compares what these functions say with what Python wrote in a manifest."""
+    trt, libraries = map(pytest.importorskip, ("tensorrt_rtx", "tensorrt_rtx_libs"))
+    (path,) = Path(libraries.__file__).parent.glob("libtensorrt_rtx.so.*")
+    library = ctypes.CDLL(str(path))
+    parts = ("Major", "Minor", "Patch", "Build")
+    version = ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in parts)
+    assert version == trt.__version__
