@@ -18,7 +18,9 @@ function(segvit_find_cuda)
   if(TARGET TensorRT::cudart)
     return()
   endif()
-  find_package(CUDAToolkit QUIET)
+  if(NOT CUDA_INCLUDE)  # what was asked for goes before what is installed
+    find_package(CUDAToolkit QUIET)
+  endif()
   add_library(TensorRT::cudart INTERFACE IMPORTED GLOBAL)
   if(CUDAToolkit_FOUND)
     target_link_libraries(TensorRT::cudart INTERFACE CUDA::cudart)
@@ -27,7 +29,7 @@ function(segvit_find_cuda)
   find_path(CUDA_INCLUDE cuda_runtime_api.h HINTS ENV CUDA_INCLUDE DOC "CUDA runtime headers")
   # Wheels name the library with its version alone.
   find_library(CUDA_RUNTIME_LIBRARY NAMES cudart libcudart.so.13 libcudart.so.12
-               HINTS "${CUDA_INCLUDE}/../lib" DOC "CUDA runtime library")
+               HINTS "${CUDA_INCLUDE}/../lib" "${CUDA_INCLUDE}/../lib64" DOC "CUDA runtime library")
   if(NOT CUDA_INCLUDE OR NOT EXISTS "${CUDA_INCLUDE}/crt/host_defines.h" OR NOT CUDA_RUNTIME_LIBRARY)
     message(FATAL_ERROR
       "CUDA runtime: cuda_runtime_api.h, crt/host_defines.h or the library was not found (got "

@@ -2,9 +2,10 @@
 # toolkit or from the wheels nvidia-cuda-runtime and nvidia-cuda-crt of SEGVIT_PYTHON.
 execute_process(COMMAND "${SEGVIT_PYTHON}" -c "import sysconfig; print(sysconfig.get_path('purelib'))"
                 OUTPUT_VARIABLE site_packages OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+find_package(CUDAToolkit QUIET)
 find_path(SEGVIT_CUDA_HEADERS NAMES crt/host_defines.h
-          HINTS "${CUDA_INCLUDE}" ENV CUDA_INCLUDE "${site_packages}/nvidia/cu13/include"
-                "${site_packages}/nvidia/cuda_runtime/include" /usr/local/cuda/include
+          HINTS "${CUDA_INCLUDE}" ENV CUDA_INCLUDE ${CUDAToolkit_INCLUDE_DIRS}
+                "${site_packages}/nvidia/cu13/include"
           DOC "Folder of cuda_runtime_api.h, for compiling alone")
 add_subdirectory("${CMAKE_CURRENT_SOURCE_DIR}/tensorrt_compile")
 
