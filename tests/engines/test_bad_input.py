@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_memory_of_any_layout_is_read(runtime: Runtime, images: np.ndarray) -> N
     alike = np.broadcast_to(images[:1], (4, 64, 64, 3))
     assert np.array_equal(runtime.infer(alike), np.repeat(expected[:1], 4, axis=0))
     assert np.array_equal(images[0], fixed[0])
+
+
+def test_nothing_of_an_images_size_is_allocated_into_out(
+    runtime: Runtime, images: np.ndarray
+) -> None:
+    out = np.empty((3, 64, 64), np.uint8)
+    for same in (images, images[:, :, ::-1]):  # the latter is copied to memory that is kept
+        runtime.infer(same, out)
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                runtime.infer(same, out)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < out.nbytes
 
 
 def test_torch_tensors_are_seen_where_they_are(runtime: Runtime, images: np.ndarray) -> None:
