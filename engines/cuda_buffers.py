@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.arrays import batch_shape
 from engines.cuda_resources import CudaResources
 from export.manifest import TensorSpec
 
@@ -44,19 +45,14 @@ class BatchBuffers:
 
     def make_output(self, count: int) -> npt.NDArray[Any]:
         """Return new memory of the host for the output of `count` images."""
-        return np.empty((count, *fixed_sizes(self._output)), self._output.dtype)
-
-
-def fixed_sizes(spec: TensorSpec) -> tuple[int, ...]:
-    """Return a tensor's sizes after the batch; only the batch may be dynamic."""
-    return tuple(int(size) for size in spec.shape[1:])
+        return np.empty(batch_shape(self._output, count), self._output.dtype)
 
 
 def count_bytes(spec: TensorSpec) -> int:
     """Return the bytes that a tensor has an image."""
-    return prod(fixed_sizes(spec)) * np.dtype(spec.dtype).itemsize
+    return prod(batch_shape(spec, 1)) * np.dtype(spec.dtype).itemsize
 
 
 def _view_as(memory: npt.NDArray[np.uint8], spec: TensorSpec, count: int) -> npt.NDArray[Any]:
     part = memory[: count * count_bytes(spec)].view(spec.dtype)
-    return part.reshape(count, *fixed_sizes(spec))
+    return part.reshape(batch_shape(spec, count))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.arrays import Images, Output, view_array
+from engines.arrays import Images, Output, batch_shape, view_array
 from engines.cuda_arrays import DeviceView, is_device_array, view_device_array
-from engines.cuda_buffers import BatchBuffers, fixed_sizes
+from engines.cuda_buffers import BatchBuffers
 from engines.cuda_graphs import Binding, GraphLauncher
 from engines.cuda_resources import CudaResources
 from engines.trt_stream import BatchStream
@@ -98,8 +98,8 @@ class TrtInstance:
         self.cuda.choose()
         return view_device_array(array, name, self.cuda, self.compute)
 
-    def run(self, images: Images | DeviceView, out: Any) -> Any:
-        """Write the output of images `(B, H, W, 3)` to `out`, and return it.
+    def run(self, images: Images | DeviceView, out: Any | None) -> Any:
+        """Write the output of images `(B, H, W, 3)` to `out`, or to a new numpy array; return it.
 
         Raises:
             ValueError: if no optimisation profile takes so many.
@@ -108,6 +108,8 @@ class TrtInstance:
         """
         cuda, own, count = self.cuda, self.buffers, images.shape[0]
         pinned, labels = own.host_input(count), own.host_output(count)
+        if out is None:
+            out = own.make_output(count)
         source = images.address if isinstance(images, DeviceView) else own.input
         target = out.address if isinstance(out, DeviceView) else own.output
         cuda.choose()
@@ -144,7 +146,7 @@ class TrtInstance:
         if self._launcher is None:
             raise ValueError("the runtime is closed; open it again with open_runtime")
         profile = choose_profile(self.loaded.profiles, count)
-        shape = (count, *fixed_sizes(self.loaded.input))
+        shape = batch_shape(self.loaded.input, count)
         try:
             self._launcher.launch(Binding(profile, shape, (source, target)))
         except BaseException:
@@ -170,7 +172,7 @@ class TrtInstance:
             self._profile = binding.profile
         if not context.set_input_shape(names[0], binding.shape):
             raise self._refused(f"input shape {binding.shape}")
-        expected = (binding.shape[0], *fixed_sizes(self.loaded.output))
+        expected = batch_shape(self.loaded.output, binding.shape[0])
         got = tuple(context.get_tensor_shape(names[1]))
         if got != expected:
             raise TrtRuntimeError(f"'{names[1]}': expected shape {expected}, the engine has {got}")

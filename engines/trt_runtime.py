@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda_buffers import fixed_sizes
+from engines.arrays import check_tensors
 from engines.cuda_runtime_cache import (
     find_runtime_cache,
     read_runtime_cache,
@@ -18,7 +18,7 @@ from engines.gpu import check_cuda, free_memory, import_cudart, out_of_memory
 from engines.runtime import find_entry
 from engines.target import Target, import_tensorrt, installed_version, own_compute_capability
 from engines.trt_instance import LoadedEngine, TrtInstance, TrtRuntimeError
-from export.manifest import BuiltTarget, Manifest, ManifestError, read_verified
+from export.manifest import BuiltTarget, Manifest, TensorSpec, read_verified
 
 
 def find_usable_entry(folder: Path, manifest: Manifest, target: Target, device: int) -> BuiltTarget:
@@ -80,7 +80,7 @@ class TrtEngine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             self._raise_for(f"'{path}' did not load", "the engine", len(plan))
-        check_tensors(self._trt, self._engine, manifest, path)
+        check_tensors(path, describe_tensors(self._trt, self._engine), manifest)
         self._cache: Any = None
         if target is Target.TRT_RTX:
             capability = own_compute_capability(device)
@@ -183,24 +183,6 @@ class TrtEngine:
             self._notes.append(note)
 
 
-def check_tensors(trt: ModuleType, engine: Any, manifest: Manifest, path: Path) -> None:
-    """Refuse an engine whose tensors are not those of the manifest: memory is sized by the latter.
-
-    Raises:
-        ManifestError: naming what differs.
-    """
-    specs = (manifest.input, manifest.outputs[0])
-    found = tuple(_describe_tensor(trt, engine, index) for index in range(engine.num_io_tensors))
-    expected = tuple(
-        (spec.name, mode, spec.dtype, fixed_sizes(spec))
-        for spec, mode in zip(specs, ("INPUT", "OUTPUT"), strict=True)
-    )
-    if sorted(found) != sorted(expected):
-        raise ManifestError(
-            f"'{path}' has the tensors {found}, the manifest lists {expected}; rebuild it"
-        )
-
-
 def read_profiles(engine: Any, manifest: Manifest) -> tuple[tuple[int, int], ...]:
     """Return the (smallest, largest) batch of each optimisation profile."""
     name = manifest.input.name
@@ -214,13 +196,18 @@ def read_profiles(engine: Any, manifest: Manifest) -> tuple[tuple[int, int], ...
     return tuple((int(smallest[0]), int(largest[0])) for smallest, _, largest in shapes)
 
 
-def _describe_tensor(
-    trt: ModuleType, engine: Any, index: int
-) -> tuple[str, str, str, tuple[int, ...]]:
-    name = engine.get_tensor_name(index)
-    mode = "INPUT" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "OUTPUT"
-    dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
-    return name, mode, dtype, tuple(engine.get_tensor_shape(name))[1:]
+def describe_tensors(trt: ModuleType, engine: Any) -> list[TensorSpec]:
+    """Return an engine's tensors, inputs first; a dynamic batch is called `batch`."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
+    return [
+        TensorSpec(
+            name,
+            np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name,
+            tuple("batch" if size < 0 else int(size) for size in engine.get_tensor_shape(name)),
+        )
+        for name in names
+    ]
 
 
 def _make_logger(trt: ModuleType) -> Any:

@@ -70,7 +70,7 @@ class BatchStream:
                 if isinstance(images, DeviceView):  # nothing to copy that could overlap
                     while waiting:
                         yield self._collect(free, waiting)
-                    yield instance.run(images, instance.buffers.make_output(images.shape[0]))
+                    yield instance.run(images, None)
                     continue
                 done = None if free else self._collect(free, waiting)
                 stage = free.popleft()
