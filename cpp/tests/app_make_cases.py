@@ -58,7 +58,7 @@ def make_pngs(rng: np.random.Generator) -> dict[str, bytes]:
     files["gamma.png"] = write_png(2, 8, rows, gamma)
     key = _chunk(b"tRNS", struct.pack(">HHH", *rows[1:4]))
     files["colour_key.png"] = write_png(2, 8, rows, key + _chunk(b"bKGD", bytes(6)))
-    files["exif6.png"] = write_png(2, 8, rows, _chunk(b"eXIf", exif(6, "<")))
+    files["exif_in_png.png"] = write_png(2, 8, rows, _chunk(b"eXIf", exif(6, "<")))
     return files
 
 
