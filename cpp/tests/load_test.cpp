@@ -104,13 +104,11 @@ TEST_F(Load, PassesOverAnEngineThatCannotRunHere) {
             {.target = Target::kTensorRtRtx});
 }
 
-TEST_F(Load, RefusesAFileThatIsNoModel) {
-    write_text(copy_.file("model.onnx"), "x");
-    edit([](json& v) {
-        v["files"]["model.onnx"] =
-            "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
-    });
-    refuses(ErrorCode::kIncompatible, "model.onnx' does not load on OpenVINO: ");
+TEST(LoadUnknownOperator, IsRefusedInOpenVinosWords) {
+    expect_error(ErrorCode::kIncompatible, "model.onnx' does not load on OpenVINO: ",
+                 [] { (void)Segmenter::load(artifact("unknown")); });
+    expect_error(ErrorCode::kIncompatible, "NoSuchOperator",
+                 [] { (void)Segmenter::load(artifact("unknown")); });
 }
 
 TEST_F(Load, RefusesAModelThatDoesNotFitItsManifest) {

@@ -35,6 +35,7 @@ class Variant:
     classes: int = 8
     output: str = "labels"
     external: bool = False
+    arg_max: str = "ArgMax"
 
 
 VARIANTS = (
@@ -44,6 +45,7 @@ VARIANTS = (
     Variant("wide", classes=300),
     Variant("scores", output="scores"),
     Variant("external", external=True),
+    Variant("unknown", arg_max="NoSuchOperator"),
 )
 
 
@@ -100,7 +102,7 @@ def make_model(variant: Variant) -> onnx.ModelProto:
         nodes += [helper.make_node("Transpose", ["by_pixel"], ["scores"], perm=[0, 3, 1, 2])]
     else:
         nodes += [
-            helper.make_node("ArgMax", ["by_pixel"], ["index"], axis=3, keepdims=0),
+            helper.make_node(variant.arg_max, ["by_pixel"], ["index"], axis=3, keepdims=0),
             helper.make_node("Cast", ["index"], ["labels"], to=kind),
         ]
     constants = {"weights": weights(variant.classes), "order": np.arange(variant.classes)}
