@@ -32,7 +32,9 @@ public:
     }
 
     TensorRtInstance(const TensorRtInstance&) = delete;
+    TensorRtInstance(TensorRtInstance&&) = delete;
     TensorRtInstance& operator=(const TensorRtInstance&) = delete;
+    TensorRtInstance& operator=(TensorRtInstance&&) = delete;
 
     std::span<std::uint8_t> input() override {
         return {reinterpret_cast<std::uint8_t*>(host_input_.get()),
@@ -40,7 +42,7 @@ public:
     }
 
     std::span<const std::byte> run(int count) override {
-        const auto stream = stream_.get();
+        auto* const stream = stream_.get();
         const auto labels = label_bytes(count);
         cuda::choose_device(device_);
         cuda::check(cudaMemcpyAsync(input_.get(), host_input_.get(), image_bytes(count),

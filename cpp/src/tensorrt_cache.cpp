@@ -38,9 +38,12 @@ constexpr off_t kMostBytes = off_t{1} << 30;
 class File {
 public:
     File(const std::filesystem::path& path, int flags, mode_t mode = 0)
+        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): that is how open takes a mode
         : descriptor_(::open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, mode)) {}
     File(const File&) = delete;
+    File(File&&) = delete;
     File& operator=(const File&) = delete;
+    File& operator=(File&&) = delete;
     ~File() {
         if (descriptor_ >= 0) (void)::close(descriptor_);
     }

@@ -45,7 +45,9 @@ public:
     /// manifest, kOutOfMemory, or kIncompatible if TensorRT does not take it.
     TensorRtEngine(const Manifest& manifest, const std::string& file);
     TensorRtEngine(const TensorRtEngine&) = delete;
+    TensorRtEngine(TensorRtEngine&&) = delete;
     TensorRtEngine& operator=(const TensorRtEngine&) = delete;
+    TensorRtEngine& operator=(TensorRtEngine&&) = delete;
     /// Keeps what TensorRT-RTX compiled for the next load.
     ~TensorRtEngine();
 

@@ -24,7 +24,9 @@ public:
     GraphLauncher(cudaStream_t stream, Calls calls, bool capture)
         : stream_(stream), calls_(std::move(calls)), capture_(capture) {}
     GraphLauncher(const GraphLauncher&) = delete;
+    GraphLauncher(GraphLauncher&&) = delete;
     GraphLauncher& operator=(const GraphLauncher&) = delete;
+    GraphLauncher& operator=(GraphLauncher&&) = delete;
     ~GraphLauncher() { drop(); }
 
     /// Enqueues `count` images; throws what the calls throw, and then starts afresh.

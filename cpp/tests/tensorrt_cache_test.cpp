@@ -73,11 +73,12 @@ TEST_F(Cache, OfUnlikelySizeIsNotRead) {
 }
 
 TEST_F(Cache, WithoutAHomeIsNotKept) {
-    const std::string home = std::getenv("HOME") == nullptr ? "/" : std::getenv("HOME");
+    const char* const home = std::getenv("HOME");
+    const std::string kept = home == nullptr ? "/" : home;
     (void)::unsetenv("XDG_CACHE_HOME");
     (void)::unsetenv("HOME");
     EXPECT_TRUE(find_runtime_cache("abc", "SM89").empty());
-    (void)::setenv("HOME", home.c_str(), 1);
+    (void)::setenv("HOME", kept.c_str(), 1);
     EXPECT_TRUE(read_runtime_cache({}).empty());
     EXPECT_NO_THROW(write_runtime_cache({}, bytes("kernels")));
 }

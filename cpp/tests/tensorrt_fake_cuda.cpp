@@ -2,7 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstdlib>
+#include <cstddef>
 #include <utility>
 
 namespace segvit::test {
@@ -25,20 +25,21 @@ bool note(const std::string& call) {
 }
 
 template <typename Handle>
-cudaError_t make(Handle* handle, const std::string& call, std::size_t bytes = 1) {
+cudaError_t make(Handle* handle, const std::string& call) {
     if (note(call)) {
         *handle = nullptr;
         return cudaErrorStreamCaptureInvalidated;
     }
     ++fake_cuda().alive;
-    *handle = static_cast<Handle>(std::malloc(bytes));
+    *handle = reinterpret_cast<Handle>(new std::byte[1]);  // nobody looks into it
     return cudaSuccess;
 }
 
-cudaError_t release(void* handle, const std::string& call) {
+template <typename Handle>
+cudaError_t release(Handle handle, const std::string& call) {
     (void)note(call);
     --fake_cuda().alive;
-    std::free(handle);
+    delete[] reinterpret_cast<std::byte*>(handle);
     return cudaSuccess;
 }
 
@@ -48,7 +49,7 @@ cudaError_t reserve(void** address, std::size_t bytes, const std::string& call) 
         return cudaErrorMemoryAllocation;
     }
     fake_cuda().free -= bytes;
-    return make(address, call);  // nobody looks into it
+    return make(address, call);
 }
 
 }  // namespace
@@ -61,41 +62,42 @@ using segvit::test::release;
 
 extern "C" {
 
-cudaError_t cudaMalloc(void** address, std::size_t bytes) {
-    return segvit::test::reserve(address, bytes, "Malloc");
+cudaError_t cudaMalloc(void** devPtr, std::size_t size) {
+    return segvit::test::reserve(devPtr, size, "Malloc");
 }
-cudaError_t cudaHostAlloc(void** address, std::size_t bytes, unsigned int) {
-    return segvit::test::reserve(address, bytes, "HostAlloc");
+cudaError_t cudaHostAlloc(void** pHost, std::size_t size, unsigned int /*flags*/) {
+    return segvit::test::reserve(pHost, size, "HostAlloc");
 }
-cudaError_t cudaFree(void* address) {
-    return release(address, "Free");
+cudaError_t cudaFree(void* devPtr) {
+    return release(devPtr, "Free");
 }
-cudaError_t cudaFreeHost(void* address) {
-    return release(address, "FreeHost");
+cudaError_t cudaFreeHost(void* ptr) {
+    return release(ptr, "FreeHost");
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int /*flags*/) {
     return make(stream, "StreamCreateWithFlags");
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return release(stream, "StreamDestroy");
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) {
     (void)note("StreamSynchronize");
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode mode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t /*stream*/, cudaStreamCaptureMode mode) {
     if (mode != cudaStreamCaptureModeThreadLocal) return cudaErrorInvalidValue;
     return note("StreamBeginCapture") ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+cudaError_t cudaStreamEndCapture(cudaStream_t /*stream*/, cudaGraph_t* graph) {
     return make(graph, "StreamEndCapture");
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* instance, cudaGraph_t, unsigned long long) {
-    return make(instance, "GraphInstantiate");
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* pGraphExec, cudaGraph_t /*graph*/,
+                                 unsigned long long /*flags*/) {
+    return make(pGraphExec, "GraphInstantiate");
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t /*graphExec*/, cudaStream_t /*stream*/) {
     return note("GraphLaunch") ? cudaErrorLaunchFailure : cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -114,10 +116,10 @@ cudaError_t cudaGetLastError() {
     return std::exchange(fake_cuda().error_is_left, false) ? cudaErrorMemoryAllocation
                                                            : cudaSuccess;
 }
-const char* cudaGetErrorName(cudaError_t) {
+const char* cudaGetErrorName(cudaError_t /*error*/) {
     return "cudaErrorOfATest";
 }
-const char* cudaGetErrorString(cudaError_t) {
+const char* cudaGetErrorString(cudaError_t /*error*/) {
     return "as the test wants it";
 }
 
@@ -128,7 +130,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
     *count = fake_cuda().gpus;
     return fake_cuda().gpus > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
     *value = attribute == cudaDevAttrComputeCapabilityMajor ? 12 : 0;
     return cudaSuccess;
 }
