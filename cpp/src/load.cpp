@@ -41,8 +41,9 @@ bool is_available(Target target) {
     return std::ranges::count(available_targets(), target) > 0;
 }
 
-/// Returns why a target that is in the library and the artifact cannot run here; empty if it can.
-std::string find_refusal(const Manifest& manifest, const Options& options, Target target) {
+/// Returns why a target cannot run here what the artifact holds for it; empty if it can.
+std::string find_refusal([[maybe_unused]] const Manifest& manifest,
+                         [[maybe_unused]] const Options& options, Target target) {
 #if SEGVIT_OPENVINO
     if (target == Target::kOpenVino) return openvino_refusal(manifest, options);
 #endif
