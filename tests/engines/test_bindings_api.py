@@ -283,6 +283,18 @@ def test_all_we_use_of_cuda_python_is_there(wheels: Path, tmp_path: Path, versio
     assert sorted(name for name, missing in found.items() if missing is None) == []
 
 
+@pytest.mark.parametrize("version", ["1.0.0", "1.2.2"])
+def test_all_we_use_of_cuda_core_is_there(wheels: Path, tmp_path: Path, version: str) -> None:
+    names = {
+        f"StridedMemoryView.{name}": set[str]()
+        for name in ("from_dlpack", "ptr", "shape", "strides", "dtype", "readonly")
+    }
+    packages = ("cuda-bindings==13.3.1", "cuda-pathfinder")
+    folder = install(wheels, f"cuda-core=={version}", *packages)
+    _, found = look_up("cuda.core.utils", folder, tmp_path, names)
+    assert sorted(name for name, missing in found.items() if missing is None) == []
+
+
 @pytest.mark.trt_rtx
 def test_all_we_use_of_tensorrt_rtx_is_there(usage: Usage) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
