@@ -60,11 +60,11 @@ class Tail(nn.Module):
             return self._mix_batch(mixing, masks)
         factor: Tensor | None = None
         labels = []
-        for index in range(batch):
+        for image, mix in zip(_split(masks), _split(mixing), strict=True):
             for strip in range(self.strips):
-                part = self._take_rows(masks[index : index + 1], strip)
+                part = self._take_rows(image, strip)
                 part = part if factor is None else part * factor
-                found = self._label_strip(mixing[index : index + 1], part, strip)
+                found = self._label_strip(mix, part, strip)
                 labels.append(found)
                 if len(labels) < batch * self.strips:
                     factor = unknown_one(found, masks.dtype)
@@ -108,6 +108,13 @@ class Tail(nn.Module):
             upsampled = upsampled[:, :, offset : offset + rows]
         scores = mixing @ upsampled.sigmoid().flatten(2)  # (1, K+, rows W)
         return scores.argmax(dim=1)
+
+
+def _split(batch: Tensor) -> list[Tensor]:
+    """Return the images of a batch, each a batch of one."""
+    if len(batch) == 1:
+        return [batch]  # a slice of everything would stay in the graph
+    return [batch[index : index + 1] for index in range(len(batch))]
 
 
 def unknown_one(labels: Tensor, dtype: torch.dtype) -> Tensor:
