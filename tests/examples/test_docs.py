@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibration import quantize, sensitivity
-from export import build_options
+from export import build_options, triton
 from segvit import evaluate_options, recipes, train_options
 from segvit.config import find_variant
 from segvit.datasets import prepare
@@ -21,6 +21,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "calibration.quantize": quantize._parse_arguments,
     "calibration.sensitivity": sensitivity._parse_arguments,
     "export.build": build_options.parse_arguments,
+    "export.triton": triton._parse_arguments,
 }
 
 
@@ -29,7 +30,7 @@ def _commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line]
 
 
-@pytest.mark.parametrize("page", ["reproduce.md", "training.md", "quantization.md"])
+@pytest.mark.parametrize("page", ["reproduce.md", "training.md", "quantization.md", "triton.md"])
 def test_commands_parse(page: str) -> None:
     commands = _commands(page)
     assert len(commands) >= 4
