@@ -9,15 +9,16 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from engines.build_targets import TargetBuilds, build_targets, default_capabilities
 from engines.graph import load_without_weights
+from engines.rebuild import ONNX_NAME, add_engines
 from engines.target import AUTO, Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_batch
@@ -27,7 +28,6 @@ from export.manifest import (
     TensorSpec,
     hash_file,
     stage_artifact,
-    verify_file,
 )
 from segvit.atomic import make_folder
 from segvit.cli import run_main
@@ -38,7 +38,6 @@ _EXAMPLE = """example:
 """
 Batch = tuple[int, int, int]
 
-_ONNX_NAME = "model.onnx"
 _DYNAMIC_BATCH: Batch = (1, 4, 8)
 _UNCHECKED = "built by engines.build from an ONNX file: parity with the checkpoint not measured"
 
@@ -117,22 +116,17 @@ def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) 
 def _extend_artifact(folder: Path, arguments: argparse.Namespace) -> tuple[Manifest, TargetBuilds]:
     """Build beside the artifact's files, then move everything in, the manifest last."""
     manifest = Manifest.read(folder)
-    onnx_path = verify_file(folder, _ONNX_NAME, manifest)
-    for name in manifest.files:
-        if name.startswith(f"{_ONNX_NAME}."):  # external data of a model above 2 GB
-            verify_file(folder, name, manifest)
     if arguments.batch is not None:
         manifest = replace(manifest, batch=_agree_batch(manifest, arguments.batch))
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
-        staged = Path(name)
-        taken = {entry.layers: entry.file for entry in manifest.targets if entry.layers}
-        builds = _build(onnx_path, staged, manifest, arguments, taken)
-        manifest = _complete(manifest, builds)
-        # Written while the old manifest still stands: moving needs no more space on the disk.
-        manifest.write(staged)
-        for file in (*builds.files, MANIFEST_NAME):
-            (staged / file).replace(folder / file)
-    return manifest, builds
+    return add_engines(
+        folder,
+        manifest,
+        _announce(manifest, arguments),
+        _build_options(arguments, manifest.batch, manifest.precision),
+        arguments.allow_unfused,
+        not arguments.json,
+        partial(_report, arguments),
+    )
 
 
 def _make_artifact(
@@ -142,47 +136,38 @@ def _make_artifact(
     manifest = _describe_onnx(source, arguments.batch)
     make_folder(folder.parent)
     with stage_artifact(folder) as staged:
-        onnx_path = staged / _ONNX_NAME
-        files = {_ONNX_NAME: source, **_external_files(source)}
+        onnx_path = staged / ONNX_NAME
+        files = {ONNX_NAME: source, **_external_files(source)}
         for name, path in files.items():
             shutil.copyfile(path, staged / name)
         manifest = replace(manifest, files={name: hash_file(staged / name) for name in files})
-        builds = _build(onnx_path, staged, manifest, arguments, {})
-        manifest = _complete(replace(manifest, warnings=(_UNCHECKED,)), builds)
+        builds = build_targets(
+            onnx_path,
+            _announce(manifest, arguments),
+            _build_options(arguments, manifest.batch, manifest.precision),
+            manifest.precision,
+            staged,
+            allow_unfused=arguments.allow_unfused,
+            progress=not arguments.json,
+            report=partial(_report, arguments),
+        )
+        manifest = manifest.with_targets(builds.entries, builds.not_built, builds.files)
+        manifest = replace(manifest, warnings=(_UNCHECKED, *builds.warnings))
         manifest.write(staged)
     return manifest, builds
 
 
-def _build(
-    onnx_path: Path,
-    folder: Path,
-    manifest: Manifest,
-    arguments: argparse.Namespace,
-    taken: dict[str, str],
-) -> TargetBuilds:
-    def report(line: str) -> None:
-        print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
-
+def _announce(manifest: Manifest, arguments: argparse.Namespace) -> tuple[Target, ...]:
+    """Say what is built, and return the targets; none for all that can be."""
     names = arguments.target or [AUTO]
     targets = parse_targets(names)
-    report(f"building {manifest.model.name} in {manifest.precision} for {', '.join(names)}")
-    return build_targets(
-        onnx_path,
-        targets,
-        _build_options(arguments, manifest.batch, manifest.precision),
-        manifest.precision,
-        folder,
-        allow_unfused=arguments.allow_unfused,
-        progress=not arguments.json,
-        report=report,
-        taken=taken,
-    )
+    line = f"building {manifest.model.name} in {manifest.precision} for {', '.join(names)}"
+    _report(arguments, line)
+    return targets
 
 
-def _complete(manifest: Manifest, builds: TargetBuilds) -> Manifest:
-    grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
-    warnings = dict.fromkeys((*manifest.warnings, *builds.warnings))
-    return replace(grown, warnings=tuple(warnings))
+def _report(arguments: argparse.Namespace, line: str) -> None:
+    print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
 
 def _describe_onnx(path: Path, batch: Batch | None) -> Manifest:

@@ -39,6 +39,7 @@ class OpenVinoEngine:
     """
 
     target = Target.OPENVINO
+    streams = False
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class OrtEngine:
     """
 
     target = Target.ORT
+    streams = False
     notes = ()
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import LifoQueue
 from typing import Any, Protocol
@@ -37,10 +37,19 @@ class Instance(Protocol):
         ...
 
 
+class StreamingInstance(Instance, Protocol):
+    """An instance in which the copies of one batch overlap with the computation of the next."""
+
+    def stream(self, batches: Iterable[Any]) -> Generator[Output]:
+        """Yield the output of each batch (what `view` gave, checked), in order."""
+        ...
+
+
 class Engine(Protocol):
-    """An engine in memory."""
+    """An engine in memory; where it `streams`, its instances are `StreamingInstance`s."""
 
     target: Target
+    streams: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -112,11 +121,19 @@ class InstancePool:
     @contextmanager
     def lend(self) -> Iterator[Instance]:
         """Lend an admitted call the first instance that is free."""
-        instance = self._free.get()
+        instance = self.take()
         try:
             yield instance
         finally:
-            self._free.put(instance)
+            self.give_back(instance)
+
+    def take(self) -> Instance:
+        """Return the first instance that is free to an admitted call."""
+        return self._free.get()
+
+    def give_back(self, instance: Instance) -> None:
+        """Let others have what `take` returned."""
+        self._free.put(instance)
 
     @contextmanager
     def lend_all(self) -> Iterator[Sequence[Instance]]:

@@ -112,10 +112,7 @@ def add_engines(
             report=report,
             taken=taken,
         )
-        # An entry replaces all of its file, and every target that runs the ONNX file names that.
-        built = {entry.target for entry in builds.entries}
-        beside = [e for e in manifest.targets if e.file == ONNX_NAME and e.target not in built]
-        grown = manifest.with_targets((*beside, *builds.entries), builds.not_built, builds.files)
+        grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
         warnings = dict.fromkeys((*grown.warnings, *builds.warnings))
         grown = replace(grown, warnings=tuple(warnings))
         # Written while the old manifest still stands: moving needs no more space on the disk.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
 from engines.arrays import Images, Output, batch_shape, check_images, check_output
 from engines.devices import Device, parse_device
-from engines.pool import Engine, InstancePool
+from engines.pool import Engine, Instance, InstancePool, StreamingInstance
 from engines.target import AUTO, COMPILERS, PREFERENCE, Target, cannot_run_reason, parse_targets
 from export.manifest import BuiltTarget, Manifest, verify_file
 
@@ -90,10 +91,15 @@ class Runtime:
     def stream(self, batches: Iterable[object]) -> Iterator[Output]:
         """Yield what `infer` returns for each batch, in order.
 
-        The next batches are fetched while earlier ones compute, `instances` plus one ahead, so each
-        must stay as it is until its output came. An error comes in its place: what was asked for
-        before it is yielded first, be it an error of `batches` itself.
+        The next batches are fetched while earlier ones compute, `instances` plus one ahead (two on
+        a GPU, whose copies overlap with computation), so each must stay as it is until its output
+        came. An error comes in its place: what was asked for before it is yielded first, be it an
+        error of `batches` itself. A stream left early holds up no `close`.
         """
+        return self._stream_through(batches) if self._engine.streams else self._run_ahead(batches)
+
+    def _run_ahead(self, batches: Iterable[object]) -> Iterator[Output]:
+        """Stream over all instances."""
         waiting: deque[Future[Output]] = deque()
         source = iter(batches)
         try:
@@ -116,8 +122,28 @@ class Runtime:
             for future in waiting:
                 future.cancel()
 
-    def warm_up(self, calls: int = 1) -> None:
+    def _stream_through(self, batches: Iterable[object]) -> Iterator[Output]:
+        """Stream through one instance, which overlaps copies and computation by itself."""
+        with self._pool.admit():
+            instance = cast(StreamingInstance, self._pool.take())
+        outputs = instance.stream(self._view(instance, images) for images in batches)
+        try:
+            while True:
+                with self._pool.admit():
+                    output = next(outputs, None)
+                if output is None:
+                    return
+                yield output
+        finally:
+            # Of a runtime closed meanwhile nothing is left that could be waited for.
+            with suppress(ValueError), self._pool.admit():
+                outputs.close()
+            self._pool.give_back(instance)
+
+    def warm_up(self, calls: int = 2) -> None:
         """Run blank images of the typical batch `calls` times on every instance.
+
+        A CUDA graph is captured by the second call of a shape.
 
         Raises:
             ValueError: if `calls` is not positive, or the runtime is closed.
@@ -148,14 +174,18 @@ class Runtime:
 
     def _call(self, images: object, out: object) -> Output:
         with self._pool.lend() as instance:
-            viewed = instance.view(images, "images")
-            check_images(viewed, self.input, self.batch)
+            viewed = self._view(instance, images)
             if out is None:
                 return instance.run(viewed, None)
             target = instance.view(out, "out")
             check_output(target, self.output, viewed.shape[0])
             instance.run(viewed, target)
             return cast(Output, out)
+
+    def _view(self, instance: Instance, images: object) -> Any:
+        viewed = instance.view(images, "images")
+        check_images(viewed, self.input, self.batch)
+        return viewed
 
 
 def open_runtime(

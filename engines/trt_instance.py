@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -124,7 +124,12 @@ class TrtInstance:
             np.copyto(out, labels)
         return out
 
-    def stream(self, batches: Iterable[Images | DeviceView]) -> Iterator[Output]:
+    @property
+    def is_closed(self) -> bool:
+        """Whether its memory is freed."""
+        return self._launcher is None
+
+    def stream(self, batches: Iterable[Images | DeviceView]) -> Generator[Output]:
         """Yield the output of each batch, in order; copies overlap with computation.
 
         Batches are what `view` gave, checked as for `run`.

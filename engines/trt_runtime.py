@@ -65,6 +65,8 @@ class TrtEngine:
         TrtRuntimeError: if TensorRT cannot load it.
     """
 
+    streams = True
+
     def __init__(self, folder: Path, manifest: Manifest, target: Target, device: int = 0) -> None:
         self.target = target
         self._notes: list[str] = []

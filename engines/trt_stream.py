@@ -10,7 +10,7 @@ Three CUDA streams (in, compute, out) and two sets of memory, ordered by events:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +54,8 @@ class BatchStream:
             for _ in range(2)
         )
 
-    def run(self, batches: Iterable[Images | DeviceView]) -> Iterator[Output]:
-        """Yield the output of each batch, in order.
+    def run(self, batches: Iterable[Images | DeviceView]) -> Generator[Output]:
+        """Yield the output of each batch, in order; an error of `batches` comes in its place.
 
         Raises:
             ValueError: if no optimisation profile takes a batch.
@@ -64,8 +64,9 @@ class BatchStream:
         """
         instance = self._instance
         free, waiting = deque(self._stages), deque[tuple[_Stage, int]]()
+        failures: list[Exception] = []
         try:
-            for images in batches:
+            for images in _until_error(batches, failures):
                 instance.cuda.choose()  # every batch may be asked for by another thread
                 if isinstance(images, DeviceView):  # nothing to copy that could overlap
                     while waiting:
@@ -80,8 +81,11 @@ class BatchStream:
                     yield done
             while waiting:
                 yield self._collect(free, waiting)
+            if failures:
+                raise failures[0]
         finally:
-            if waiting:  # left early: what is on its way still uses the stages
+            # Left early: what is on its way still uses the stages, unless they are freed already.
+            if waiting and not instance.is_closed:
                 self._wait_for_all()
 
     def _submit(self, stage: _Stage, images: Images) -> None:
@@ -117,3 +121,13 @@ class BatchStream:
         cudart = self._instance.cuda.cudart
         for stream in (self._upload, self._instance.compute, self._download):
             cudart.cudaStreamSynchronize(stream)
+
+
+def _until_error(
+    batches: Iterable[Images | DeviceView], failures: list[Exception]
+) -> Iterator[Images | DeviceView]:
+    """Yield batches; an error of theirs ends them and is put into `failures`."""
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)

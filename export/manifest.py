@@ -220,13 +220,13 @@ class Manifest:
         not_built: tuple[MissingTarget, ...],
         files: Mapping[str, str],
     ) -> Manifest:
-        """Return a copy to which targets were added, each replacing an earlier one of its file."""
-        files_built = {entry.file for entry in built}
+        """Return a copy with targets added, each in the place of one of its name and file."""
+        files_built = {(entry.target, entry.file) for entry in built}
         targets_built = {entry.target for entry in built}
         missing = {entry.target: entry for entry in (*self.not_built, *not_built)}
         return replace(
             self,
-            targets=tuple(old for old in self.targets if old.file not in files_built) + built,
+            targets=tuple(e for e in self.targets if (e.target, e.file) not in files_built) + built,
             not_built=tuple(entry for name, entry in missing.items() if name not in targets_built),
             files={**self.files, **files},
         )

@@ -25,6 +25,7 @@ class FakeEngine:
     """Labels are the first image's first pixel; `hold` makes calls wait until `go`."""
 
     target = Target.ORT
+    streams: bool = False
     notes: tuple[str, ...] = ("note",)
     hold: bool = False
     go: threading.Event = field(default_factory=threading.Event)
@@ -47,10 +48,16 @@ class FakeEngine:
 class FakeInstance:
     engine: FakeEngine
     calls: int = 0
+    streamed: int = 0
     busy: bool = False
 
     def view(self, array: object, name: str) -> Any:
         return view_array(array, name)
+
+    def stream(self, batches: Iterable[Images]) -> Iterator[Output]:
+        for images in batches:
+            self.streamed += 1
+            yield self.run(images, None)
 
     def run(self, images: Images, out: Output | None) -> Output:
         assert not self.busy, "two calls on one instance"
@@ -224,6 +231,25 @@ def test_a_stream_fetches_ahead_and_keeps_the_order(engine: FakeEngine) -> None:
         assert list(runtime.stream([])) == []
 
 
+def test_an_engine_that_streams_does_it_itself(engine: FakeEngine) -> None:
+    engine.streams = True
+    with Runtime(engine, describe()) as runtime:
+        outputs = runtime.stream(image(value) for value in range(3))
+        assert [output[0, 0, 0] for output in outputs] == [0, 1, 2]
+        assert engine.instances[0].streamed == 3
+        with pytest.raises(ValueError, match="expected a batch of 1, got 0"):
+            list(runtime.stream([image(2)[:0]]))
+        assert runtime.infer(image(4))[0, 0, 0] == 4  # the instance came back
+        outputs = runtime.stream(image(value) for value in range(3))
+        assert next(outputs)[0, 0, 0] == 0
+        del outputs
+        assert runtime.infer(image(5))[0, 0, 0] == 5
+        left_early = runtime.stream(image(value) for value in range(3))
+        assert next(left_early)[0, 0, 0] == 0
+    with pytest.raises(ValueError, match=CLOSED):
+        next(left_early)
+
+
 def test_an_error_in_a_stream_comes_in_its_place(engine: FakeEngine) -> None:
     def unreadable() -> Iterator[Images]:
         yield image(1)
@@ -263,7 +289,7 @@ def test_warm_up_runs_every_instance(engine: FakeEngine) -> None:
         threads = [start(runtime.warm_up) for _ in range(4)]  # none waits for another for ever
         for thread in threads:
             join(thread)
-        assert [instance.calls for instance in engine.instances] == [6, 6, 6]
+        assert [instance.calls for instance in engine.instances] == [10, 10, 10]
         with pytest.raises(ValueError, match="calls: expected at least 1, got 0"):
             runtime.warm_up(0)
 

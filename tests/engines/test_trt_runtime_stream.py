@@ -124,7 +124,7 @@ class AddingInstance:
         self.compute = self.cuda.make_stream()
         self.buffers = BatchBuffers(self.cuda, INPUT, OUTPUT, 3)
         self.loaded = SimpleNamespace(input=INPUT, output=OUTPUT, batch=(1, 2, 3))
-        self.cudart, self.failing = cudart, False
+        self.cudart, self.failing, self.is_closed = cudart, False, False
 
     def launch(self, count: int, source: int, target: int) -> None:
         if self.failing:
@@ -200,6 +200,31 @@ def test_a_stream_left_early_leaves_nothing_under_way() -> None:
     outputs.close()
     assert not any(instance.cudart.queues)
     assert len(list(stream.run(iter(batches(3))))) == 3
+
+
+def test_a_stream_left_behind_touches_nothing_that_was_freed() -> None:
+    instance, stream = make((0, 1, 2))
+    outputs = stream.run(iter(batches(5)))
+    next(outputs)
+    instance.is_closed = True
+    instance.cuda.close()
+    instance.cudart.queues.clear()  # waiting for a stream that is gone would be an error
+    outputs.close()
+
+
+def test_an_error_of_the_batches_comes_in_its_place() -> None:
+    _, stream = make((2, 0, 1))
+    images = batches(3)
+
+    def unreadable() -> Iterator[np.ndarray]:
+        yield from images
+        raise OSError("no fourth batch")
+
+    outputs = stream.run(unreadable())
+    for batch in images:
+        assert np.array_equal(next(outputs), batch.sum(axis=3, dtype=np.int32))
+    with pytest.raises(OSError, match="no fourth batch"):
+        next(outputs)
 
 
 def test_after_a_failure_the_next_stream_works() -> None:

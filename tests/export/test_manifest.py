@@ -243,6 +243,16 @@ def test_targets_are_added_and_replaced(folder: Path) -> None:
     assert set(grown.files) == {*manifest.files, "trt-sm90.engine"}
 
 
+def test_two_targets_run_one_file(folder: Path) -> None:
+    runs = [BuiltTarget(name, "1", (), "model.onnx") for name in ("ort", "openvino", "ort")]
+    grown = Manifest.read(folder)
+    for entry in runs:
+        grown = grown.with_targets((entry,), (), {"model.onnx": "b" * 64})
+    assert [entry.target for entry in grown.targets if entry.file == "model.onnx"] == [
+        "openvino", "ort",
+    ]  # fmt: skip
+
+
 def test_metadata_describes_an_onnx_file(folder: Path) -> None:
     manifest = Manifest.read(folder)
     described = Manifest.from_metadata(manifest.metadata(), manifest.input, manifest.outputs)
