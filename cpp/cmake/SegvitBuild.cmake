@@ -26,6 +26,6 @@ endif()
 
 if(SEGVIT_SANITIZE)
   add_compile_options(-fsanitize=${SEGVIT_SANITIZE} -fno-sanitize-recover=all
-                      -fno-omit-frame-pointer -g)
+                      -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${SEGVIT_SANITIZE})
 endif()

@@ -18,6 +18,9 @@ install(FILES "${CMAKE_CURRENT_BINARY_DIR}/segvitConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/segvitConfigVersion.cmake"
         DESTINATION "${package_folder}")
 
-configure_file(cmake/segvit.pc.in segvit.pc @ONLY)
-install(FILES "${CMAKE_CURRENT_BINARY_DIR}/segvit.pc"
-        DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+# Relative to itself, so that an installed folder may move.
+set(pkgconfig_folder "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+file(RELATIVE_PATH to_prefix "/prefix/${pkgconfig_folder}" "/prefix")
+configure_file(cmake/segvit.pc.in segvit.pc.in @ONLY)
+file(GENERATE OUTPUT segvit.pc INPUT "${CMAKE_CURRENT_BINARY_DIR}/segvit.pc.in")
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/segvit.pc" DESTINATION "${pkgconfig_folder}")

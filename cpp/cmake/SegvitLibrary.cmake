@@ -32,9 +32,6 @@ target_compile_definitions(segvit_objects PRIVATE
   SEGVIT_TENSORRT_RTX=$<BOOL:${SEGVIT_TENSORRT_RTX}> SEGVIT_VERSION="${PROJECT_VERSION}")
 target_link_libraries(segvit_objects PRIVATE
   segvit::warnings nlohmann_json::nlohmann_json OpenSSL::Crypto Threads::Threads ${backends})
-# What most files include, read once; each still says what it needs.
-target_precompile_headers(segvit_objects PRIVATE
-  <filesystem> <functional> <future> <map> <mutex> <span> <sstream> <string> <vector>)
 set_target_properties(segvit_objects PROPERTIES
   CXX_VISIBILITY_PRESET hidden C_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 

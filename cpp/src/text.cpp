@@ -4,6 +4,8 @@
 
 namespace segvit {
 
+std::string quoted(const std::filesystem::path& path) { return "'" + path.string() + "'"; }
+
 std::string shortened(std::string_view text, std::size_t most) {
     std::size_t count = std::min(text.size(), most);
     const auto continues = [&](std::size_t i) {

@@ -16,9 +16,7 @@ std::string concat(const Parts&... parts) {
     return out.str();
 }
 
-inline std::string quoted(const std::filesystem::path& path) {
-    return "'" + path.string() + "'";
-}
+[[nodiscard]] std::string quoted(const std::filesystem::path& path);
 
 /// Returns text of unknown origin as it may stand in a message: short, on one line, whole UTF-8.
 [[nodiscard]] std::string shortened(std::string_view text, std::size_t most = 80);
