@@ -44,6 +44,8 @@ public:
                 ("." + target.filename().string() + "." + std::to_string(getpid()) + ".tmp")) {}
     TemporaryFile(const TemporaryFile&) = delete;
     TemporaryFile& operator=(const TemporaryFile&) = delete;
+    TemporaryFile(TemporaryFile&&) = delete;
+    TemporaryFile& operator=(TemporaryFile&&) = delete;
     ~TemporaryFile() {
         std::error_code ignored;
         fs::remove(path_, ignored);

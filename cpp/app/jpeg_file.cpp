@@ -31,6 +31,8 @@ struct Decoder {
     Decoder() = default;
     Decoder(const Decoder&) = delete;
     Decoder& operator=(const Decoder&) = delete;
+    Decoder(Decoder&&) = delete;
+    Decoder& operator=(Decoder&&) = delete;
     ~Decoder() { jpeg_destroy_decompress(&cinfo); }
 
     jpeg_decompress_struct cinfo{};

@@ -32,11 +32,11 @@ struct Stream {
 
 void on_error(png_structp png, png_const_charp message) {
     auto& problem = static_cast<Stream*>(png_get_error_ptr(png))->problem;
-    std::snprintf(problem.data(), problem.size(), "%s", message);
+    std::strncpy(problem.data(), message, problem.size() - 1);  // the last stays 0
     png_longjmp(png, 1);
 }
 
-void ignore_warning(png_structp, png_const_charp) {}
+void ignore_warning(png_structp /*png*/, png_const_charp /*message*/) {}
 
 void read_bytes(png_structp png, png_bytep target, std::size_t count) {
     auto& stream = *static_cast<Stream*>(png_get_io_ptr(png));
@@ -48,6 +48,8 @@ void read_bytes(png_structp png, png_bytep target, std::size_t count) {
     stream.unread = stream.unread.subspan(count);
 }
 
+// libpng gives the type.
+// NOLINTNEXTLINE(readability-non-const-parameter)
 void write_bytes(png_structp png, png_bytep source, std::size_t count) {
     auto& written = static_cast<Stream*>(png_get_io_ptr(png))->written;
     const auto* first = reinterpret_cast<const std::byte*>(source);
@@ -62,7 +64,7 @@ void write_bytes(png_structp png, png_bytep source, std::size_t count) {
     }
 }
 
-void flush_nothing(png_structp) {}
+void flush_nothing(png_structp /*png*/) {}
 
 struct Reader {
     explicit Reader(Stream& stream)
@@ -70,6 +72,8 @@ struct Reader {
           info(png == nullptr ? nullptr : png_create_info_struct(png)) {}
     Reader(const Reader&) = delete;
     Reader& operator=(const Reader&) = delete;
+    Reader(Reader&&) = delete;
+    Reader& operator=(Reader&&) = delete;
     ~Reader() { png_destroy_read_struct(&png, &info, nullptr); }
 
     png_structp png;
@@ -82,6 +86,8 @@ struct Writer {
           info(png == nullptr ? nullptr : png_create_info_struct(png)) {}
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
+    Writer(Writer&&) = delete;
+    Writer& operator=(Writer&&) = delete;
     ~Writer() { png_destroy_write_struct(&png, &info); }
 
     png_structp png;

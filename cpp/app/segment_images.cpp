@@ -24,6 +24,8 @@ struct Batch {
     Batch() = default;
     Batch(const Batch&) = delete;
     Batch& operator=(const Batch&) = delete;
+    Batch(Batch&&) = delete;
+    Batch& operator=(Batch&&) = delete;
     ~Batch() {
         if (labels.valid()) {
             labels.wait();

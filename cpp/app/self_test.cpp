@@ -53,7 +53,7 @@ double compare(const LabelMap& got, std::span<const std::byte> wanted) {
     for (std::size_t pixel = 0; pixel < count; ++pixel) {
         std::int32_t expected = 0;
         std::memcpy(&expected, wanted.data() + pixel * sizeof expected, sizeof expected);
-        std::int32_t label = std::to_integer<std::int32_t>(bytes[pixel]);
+        auto label = std::to_integer<std::int32_t>(bytes[pixel]);
         if (size == sizeof label) {
             std::memcpy(&label, bytes.data() + pixel * sizeof label, sizeof label);
         }

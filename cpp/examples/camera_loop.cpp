@@ -79,6 +79,8 @@ struct Slot {
     Slot() = default;
     Slot(const Slot&) = delete;
     Slot& operator=(const Slot&) = delete;
+    Slot(Slot&&) = delete;
+    Slot& operator=(Slot&&) = delete;
     ~Slot() {
         if (labels.valid()) {
             labels.wait();
