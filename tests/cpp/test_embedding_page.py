@@ -20,6 +20,14 @@ from tests.cpp.conftest import BUILD, ROOT, find_program, infer
 TEXT = (ROOT / "docs" / "embedding.md").read_text()
 
 
+README_MAIN = """#include <segvit/segmenter.hpp>
+#include <iostream>
+int main() {
+const std::uint8_t* pixels = nullptr;
+%s}
+"""
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
@@ -59,10 +67,13 @@ def test_the_cpp_compiles_outside_and_says_the_same(
 ) -> None:
     find_program("app/segvit-segment")
     (cmake,), (cpp,) = blocks("cmake"), blocks("cpp")
+    (readme,) = re.findall(r"```cpp\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     source = place / "project"
     source.mkdir()
-    (source / "CMakeLists.txt").write_text(cmake)
+    program = "\n".join(cmake.splitlines()[-2:])
+    (source / "CMakeLists.txt").write_text(cmake + program.replace("mine", "readme"))
     (source / "mine.cpp").write_text(cpp)
+    (source / "readme.cpp").write_text(README_MAIN % readme)
     for command in (
         f"cmake --install {BUILD} --prefix {place / 'prefix'}",
         f"cmake -S {source} -B {place / 'build'} -DCMAKE_PREFIX_PATH={place / 'prefix'}",
