@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.memory import measure_peak_mib
 from benchmarks.timing import time_interleaved
 from engines.runtime import infer_all, open_runtime
 from engines.target import Target
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "latency": {name: asdict(summary) for name, summary in timed.items()},
         "graph_to_loop": timed[GRAPH].p50_ms / timed[LOOP].p50_ms,
         "labels_equal": float((labels[0] == labels[1]).mean()),
-        "peak_mib": {name: _measure_peak(name, arguments) for name in candidates},
+        "peak_mib": {name: measure_peak_mib(_run_once, name, arguments) for name in candidates},
     }
     if arguments.out:
         write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
@@ -114,16 +112,9 @@ def _open(name: str, arguments: argparse.Namespace, stack: ExitStack) -> Labelle
     return label
 
 
-def _measure_peak(name: str, arguments: argparse.Namespace) -> float:
-    """Return the largest resident memory of a process that labels one image, in MiB."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_run_once, name, arguments).result()
-
-
-def _run_once(name: str, arguments: argparse.Namespace) -> float:
+def _run_once(name: str, arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         _open(name, arguments, stack)()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _format(report: dict[str, Any]) -> str:
