@@ -59,7 +59,7 @@ def test_the_python_runs(place: Path, model: Path, tiles: np.ndarray) -> None:
     )
     assert done.returncode == 0, done.stderr
     named = Manifest.read(model).classes[infer(model, tiles[:1])[0, 0, 0]]
-    assert done.stdout.splitlines() == [named, "1.0", *["(256, 256)"] * 3]
+    assert done.stdout.splitlines() == [named, "1.0", *["(1, 256, 256)"] * 3]
 
 
 def test_the_cpp_compiles_outside_and_says_the_same(
