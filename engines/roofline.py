@@ -22,13 +22,15 @@ from engines.kernels import Kernel
 # An assumption: what lies between dependent kernels that are replayed from a CUDA graph is of this
 # order on every GPU listed. It is why fewer kernels count.
 LAUNCH_US = 1.5
+_NO_BF16 = frozenset({"SM75"})
 
 
 @dataclass(frozen=True)
 class Gpu:
     """Published peaks: `bandwidth_gb_s` of memory, `tera_ops` a second by datatype.
 
-    Dense products, with FP32 sums where the vendor tells them apart; a multiply-add is two.
+    Dense products, with FP32 sums where the vendor tells them apart; a multiply-add is two. BF16
+    runs as fast as FP16 wherever tensor cores know it, which is from SM80 on.
     """
 
     name: str
@@ -36,6 +38,12 @@ class Gpu:
     bandwidth_gb_s: float
     tera_ops: Mapping[str, float]
     source: str
+
+    def find_peak(self, datatype: str) -> float | None:
+        """Return tera-operations a second in a datatype as the builders spell it, or None."""
+        if datatype == "BFloat16":
+            return self.tera_ops.get("Half") if self.compute_capability not in _NO_BF16 else None
+        return self.tera_ops.get(datatype)
 
 
 GPUS = {
@@ -65,8 +73,42 @@ def find_gpu(compute_capability: str) -> Gpu | None:
     return GPUS[DEFAULT_GPU] if GPUS[DEFAULT_GPU] in like else next(iter(like), None)
 
 
+@dataclass(frozen=True)
+class KernelEstimate:
+    """One kernel at a GPU's peaks, in microseconds; `flops` and `byte_count` are of one launch."""
+
+    kernel: Kernel
+    flops: float
+    byte_count: int
+    arithmetic_us: float
+    memory_us: float
+
+    @property
+    def total_us(self) -> float:
+        """The longer of arithmetic and traffic, and the launch."""
+        return max(self.arithmetic_us, self.memory_us) + LAUNCH_US
+
+    @property
+    def bound(self) -> str:
+        """What takes longest: `arithmetic`, `memory` or `launch`."""
+        longest = max(self.arithmetic_us, self.memory_us)
+        if longest < LAUNCH_US:
+            return "launch"
+        return "arithmetic" if self.arithmetic_us >= self.memory_us else "memory"
+
+
 def estimate_ms(kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu) -> float:
     """Return the milliseconds that an engine's kernels would take at a GPU's peaks.
+
+    Arguments and errors are those of `estimate_kernels`.
+    """
+    return sum(estimate.total_us for estimate in estimate_kernels(kernels, flops, gpu)) / 1e3
+
+
+def estimate_kernels(
+    kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu
+) -> tuple[KernelEstimate, ...]:
+    """Return each launched kernel's arithmetic, traffic and time at a GPU's peaks, in order.
 
     Args:
         kernels: of the engine, of known sizes.
@@ -78,12 +120,8 @@ def estimate_ms(kernels: Iterable[Kernel], flops: Mapping[str, float], gpu: Gpu)
     """
     launched = [kernel for kernel in kernels if kernel.launches]
     shares = _share_flops(launched, flops)
-    return (
-        sum(
-            _estimate_kernel_us(kernel, share, gpu)
-            for kernel, share in zip(launched, shares, strict=True)
-        )
-        / 1e3
+    return tuple(
+        _estimate_kernel(kernel, share, gpu) for kernel, share in zip(launched, shares, strict=True)
     )
 
 
@@ -99,19 +137,23 @@ def _share_flops(kernels: list[Kernel], flops: Mapping[str, float]) -> list[floa
     return [sum(flops[name] / times[name] for name in names) for names in named]
 
 
-def _estimate_kernel_us(kernel: Kernel, flops: float, gpu: Gpu) -> float:
+def _estimate_kernel(kernel: Kernel, flops: float, gpu: Gpu) -> KernelEstimate:
     if kernel.byte_count is None:
         raise ValueError(
             f"kernel '{kernel.name}' has open sizes, so its time cannot be estimated; build with a "
             "fixed --batch"
         )
-    memory_us = kernel.byte_count / gpu.bandwidth_gb_s / 1e3
-    datatype = kernel.product_datatype
-    datatype = "Half" if datatype == "BFloat16" else datatype
-    if flops and datatype not in gpu.tera_ops:
+    peak = gpu.find_peak(kernel.product_datatype)
+    if flops and peak is None:
+        datatype = kernel.product_datatype
         raise ValueError(f"{gpu.name} has no peak for {datatype}, in which '{kernel.name}' runs")
-    arithmetic_us = flops / gpu.tera_ops[datatype] / 1e6 if flops else 0.0
-    return max(memory_us, arithmetic_us) + LAUNCH_US
+    return KernelEstimate(
+        kernel,
+        flops,
+        kernel.byte_count,
+        arithmetic_us=flops / peak / 1e6 if peak and flops else 0.0,
+        memory_us=kernel.byte_count / gpu.bandwidth_gb_s / 1e3,
+    )
 
 
 def count_flops(onnx_path: str | Path) -> dict[str, float]:

@@ -7,7 +7,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.kernels import Kernel, KernelTensor
-from engines.roofline import GPUS, LAUNCH_US, Gpu, count_flops, estimate_ms, find_gpu
+from engines.roofline import (
+    GPUS,
+    LAUNCH_US,
+    Gpu,
+    count_flops,
+    estimate_kernels,
+    estimate_ms,
+    find_gpu,
+)
 
 # 1 GB/s is 1,000 bytes a microsecond; one tera-operation a second is 10**6 in one.
 SLOW = Gpu("slow", "SM89", 1.0, {"Half": 1.0, "Int8": 2.0}, "made up")
@@ -95,3 +103,22 @@ def test_operations_by_hand(tmp_path: Path) -> None:
 def test_a_dynamic_batch_has_no_count(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sizes of 'matmul' are open"):
         count_flops(_save(tmp_path / "m.onnx", "batch"))
+
+
+def test_each_kernel_says_what_bounds_it() -> None:
+    kernels = [_product("Half", "a"), _product("Half", "b"), _product("Half", "c")]
+    flops = {"a": 9e6, "b": 1e6, "c": 0.0}
+    slow = estimate_kernels(kernels, flops, SLOW)
+    assert [estimate.bound for estimate in slow] == ["arithmetic", "memory", "memory"]
+    assert [estimate.flops for estimate in slow] == [9e6, 1e6, 0.0]
+    assert {estimate.byte_count for estimate in slow} == {1550 * 2}
+    assert slow[0].total_us == pytest.approx(9.0 + LAUNCH_US)
+    assert {e.bound for e in estimate_kernels(kernels, flops, GPUS["H100"])} == {"launch"}
+
+
+def test_bf16_is_as_fast_as_fp16_where_there_is_any() -> None:
+    for gpu in GPUS.values():
+        expected = None if gpu.name == "T4" else gpu.find_peak("Half")
+        assert gpu.find_peak("BFloat16") == expected
+    with pytest.raises(ValueError, match="T4 has no peak for BFloat16"):
+        estimate_kernels([_product("BFloat16", "a")], {"a": 1.0}, GPUS["T4"])
