@@ -7,13 +7,29 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("segvit-deploy", "torch", "onnxruntime", "numpy")
+_PACKAGES = (
+    "segvit-deploy",
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+    "opencv-python-headless",
+)
+# What decides how fast a CPU multiplies.
+_INSTRUCTIONS = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd",
+    "asimddp", "bf16", "i8mm",
+)  # fmt: skip
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, str | int | float]:
-    """Return processor, cores, load, Python and package versions."""
+    """Return processor, instructions, cores, load, Python and package versions."""
     described: dict[str, str | int | float] = {
-        "processor": _processor(),
+        "processor": _read_cpu_info("model name") or platform.processor() or "unknown",
+        "instructions": _find_instructions(),
         "cores": os.cpu_count() or 0,
         "load_1_min": round(os.getloadavg()[0], 2),
         "system": platform.system(),
@@ -27,7 +43,13 @@ def describe_machine() -> dict[str, str | int | float]:
     return described
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
+def _find_instructions() -> str:
+    flags = set((_read_cpu_info("flags") or _read_cpu_info("Features")).split())
+    return " ".join(name for name in _INSTRUCTIONS if name in flags) or "unknown"
+
+
+def _read_cpu_info(key: str) -> str:
+    """Return the first processor's value of a key, empty where the system has none."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return next((value.strip() for name, value in pairs if name.strip() == key), "")
