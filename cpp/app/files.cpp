@@ -92,7 +92,9 @@ std::vector<std::byte> read_file(const fs::path& path) {
         fail(path, errno);
     }
     std::vector<std::byte> data(static_cast<std::size_t>(fs::file_size(path)));
-    data.resize(std::fread(data.data(), 1, data.size(), file.get()));
+    if (!data.empty()) {
+        data.resize(std::fread(data.data(), 1, data.size(), file.get()));
+    }
     if (std::ferror(file.get()) != 0) {
         fail(path, errno);
     }
@@ -102,8 +104,13 @@ std::vector<std::byte> read_file(const fs::path& path) {
 void write_file(const fs::path& path, std::span<const std::byte> data) {
     const TemporaryFile temporary(path);
     FilePointer file(std::fopen(temporary.path().c_str(), "wb"), std::fclose);
-    if (file == nullptr || std::fwrite(data.data(), 1, data.size(), file.get()) != data.size() ||
-        std::fclose(file.release()) != 0) {
+    if (file == nullptr) {
+        fail(path, errno);
+    }
+    // Data of no bytes may be a null pointer, which fwrite does not take.
+    const bool written =
+        data.empty() || std::fwrite(data.data(), 1, data.size(), file.get()) == data.size();
+    if (!written || std::fclose(file.release()) != 0) {
         fail(path, errno);
     }
     std::error_code error;

@@ -21,6 +21,7 @@ namespace segvit::app {
 namespace {
 
 constexpr int kMaxScans = 500;  // a file of a few kilobytes can ask for hours of them
+constexpr std::string_view kTooManyScans = "it has over 500 scans";
 constexpr std::string_view kExifHeader{"Exif\0\0", 6};
 // Warnings after which libjpeg goes on with pixels that the file does not hold.
 constexpr std::array kDamage{JWRN_JPEG_EOF, JWRN_HIT_MARKER, JWRN_HUFF_BAD_CODE,
@@ -64,8 +65,7 @@ void on_message(j_common_ptr cinfo, int level) {
 void limit_scans(j_common_ptr cinfo) {
     Decoder& decoder = decoder_of(cinfo);
     if (decoder.cinfo.input_scan_number > kMaxScans) {
-        std::snprintf(decoder.problem.data(), decoder.problem.size(), "it has over %d scans",
-                      kMaxScans);
+        kTooManyScans.copy(decoder.problem.data(), decoder.problem.size() - 1);
         std::longjmp(decoder.stop, 1);
     }
 }

@@ -15,7 +15,7 @@
 #include <functional>
 #include <future>
 #include <iostream>
-#include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -28,6 +28,8 @@
 namespace {
 
 using segvit::app::Image;
+
+constexpr int kMaxSide = 1 << 14;
 
 /// Writes the next frame, or returns false after the last.
 using Source = std::function<bool(Image&)>;
@@ -47,7 +49,9 @@ Source open_folder(const std::string& folder) {
 Source open_stdin(const std::string& size) {
     int width = 0;
     int height = 0;
-    if (std::sscanf(size.c_str(), "%5dx%5d", &width, &height) != 2 || width < 1 || height < 1) {
+    char cross = 0;
+    std::istringstream(size) >> width >> cross >> height;
+    if (cross != 'x' || width < 1 || height < 1 || width > kMaxSide || height > kMaxSide) {
         throw std::invalid_argument("'" + size + "': no such folder, and no WIDTHxHEIGHT");
     }
     return [width, height](Image& frame) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 
 #include <jpeglib.h>
 
@@ -44,10 +45,9 @@ std::vector<std::byte> write_cmyk_jpeg() {
     }
     jpeg_finish_compress(&cinfo);
     jpeg_destroy_compress(&cinfo);
+    const std::unique_ptr<unsigned char, decltype(&std::free)> owner(data, std::free);
     const auto bytes = std::as_bytes(std::span(data, size));
-    const std::vector<std::byte> copy(bytes.begin(), bytes.end());
-    std::free(data);
-    return copy;
+    return {bytes.begin(), bytes.end()};
 }
 
 /// A file of these bytes, and what reading it as an image says.
@@ -55,7 +55,7 @@ std::string reading_error(ErrorCode code, std::span<const std::byte> data) {
     const TemporaryFolder folder;
     const std::filesystem::path path = folder.path() / "a.png";
     write_file(path, data);
-    const std::string message = error_of(code, [&] { (void)read_image(path); });
+    std::string message = error_of(code, [&] { (void)read_image(path); });
     EXPECT_TRUE(message.starts_with("image '" + path.string() + "' ")) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos);
     return message;

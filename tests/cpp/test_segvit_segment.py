@@ -14,7 +14,7 @@ import pytest
 
 from cpp.tests.app_make_cases import make_jpegs, make_pngs
 from engines.segment import main as segment
-from tests.cpp.conftest import SIZE, RunTool, write_golden
+from tests.cpp.conftest import SIZE, RunTool, find_program, write_golden
 
 
 @pytest.fixture
@@ -248,6 +248,17 @@ def test_a_file_in_place_of_the_output_folder_is_named(
     done = run_tool("--artifact", artifact, pictures, "--out", blocked)
     check_error(done, f"'{blocked}': is a file, expected a folder for the output")
     assert blocked.read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    artifact: Path, pictures: Path, tmp_path: Path
+) -> None:
+    tool, out = find_program("app/segvit-segment"), tmp_path / "out"
+    command = ["prlimit", "--fsize=100", tool, "--artifact", artifact, pictures, "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    path = out / "larger.labels.png"
+    check_error(done, f"'{path}': File too large; write to a disk without that limit")
+    assert list(out.iterdir()) == []
 
 
 def test_help_ends_with_an_example(run_tool: RunTool) -> None:
