@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
 from export.manifest import Manifest
 from segvit.atomic import write_bytes
@@ -58,18 +55,9 @@ def measure_build(options: Sequence[str]) -> dict[str, Any]:
         RuntimeError: if the build fails, with what it said.
     """
     model = options[0].removeprefix("--model=")
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "artifact"
-        command = [sys.executable, "-m", "export.build", *options, f"--out={artifact}"]
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)  # tells this one child's peak memory
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines() or ["it said nothing"]
-            raise RuntimeError(f"the build of '{model}' failed: {lines[-1]}")
+        build = run_build(options, artifact)
         manifest = Manifest.read(artifact)
         engine = next(entry for entry in manifest.targets if entry.audit is not None)
         plan_bytes = (artifact / engine.file).stat().st_size
@@ -79,9 +67,9 @@ def measure_build(options: Sequence[str]) -> dict[str, Any]:
     return {
         "model": model,
         "options": list(options),
-        "seconds": round(seconds, 1),
+        "seconds": round(build.seconds, 1),
         "engine_seconds": engine.build_seconds,
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "peak_gib": round(build.peak_gib, 2),
         "engine_mb": round(plan_bytes / 1e6, 1),
         "kernels": audit.kernels,
         "attentions": audit.attentions,
