@@ -34,13 +34,15 @@ class Schedule:
     """How long to measure: `rounds` of each, or as many as start within `duration_s`, if given.
 
     `warm_up_s` is how long each candidate is called before, untimed; at least once. `seed` is that
-    of the order within each round.
+    of the order within each round. `settle_s` is slept before each timed call: threads that
+    libraries keep spinning after a call (OpenMP, ONNX Runtime) would take cores from the next one.
     """
 
     rounds: int = 50
     duration_s: float | None = None
     warm_up_s: float = 0.5
     seed: int = 0
+    settle_s: float = 0.0
 
 
 def time_interleaved(
@@ -84,6 +86,8 @@ def measure_rounds(
         for _ in _count_rounds(schedule, clock):
             for index in rng.permutation(len(names)):
                 name = names[index]
+                if schedule.settle_s:
+                    time.sleep(schedule.settle_s)
                 started = clock()
                 candidates[name]()
                 samples[name].append((clock() - started) * 1e3)
