@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -126,6 +127,7 @@ def _read_manifests(arguments: argparse.Namespace) -> dict[Path, Manifest]:
             ("classes", first.classes, manifest.classes),
             ("input", first.input.shape[1:], manifest.input.shape[1:]),
             ("mode", first.mode, manifest.mode),
+            ("seed of random weights", _find_seed(first), _find_seed(manifest)),
         ):
             if wanted != got:
                 raise ValueError(
@@ -133,6 +135,12 @@ def _read_manifests(arguments: argparse.Namespace) -> dict[Path, Manifest]:
                     f"{wanted}, got {got}; give artifacts of one model, checkpoint and size"
                 )
     return manifests
+
+
+def _find_seed(manifest: Manifest) -> str | None:
+    """Return the option that drew random weights, None where a checkpoint gave them."""
+    options = shlex.split(manifest.command) if manifest.model.random_weights else []
+    return next((option for option in options if option.startswith("--seed=")), None)
 
 
 def _open_images(arguments: argparse.Namespace, manifest: Manifest) -> ParityImages:

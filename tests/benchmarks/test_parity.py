@@ -146,12 +146,22 @@ def test_bad_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["model"]["name"] = "tiny_other"
     (other / "manifest.json").write_text(json.dumps(manifest))
+    for seed in range(2):
+        manifest["model"]["random_weights"] = True
+        manifest["command"] = f"python -m export.build --random-weights --seed={seed}"
+        shutil.copytree(other, tmp_path / f"seed{seed}")
+        (tmp_path / f"seed{seed}" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "empty").mkdir()
     images, fp32 = ("--images", str(folder / "images")), ("--reference", str(folder / "fp32"))
     (tmp_path / "two.txt").write_text("a\nb")
     masks = ("--masks", str(folder / "masks"), "--classes", str(tmp_path / "two.txt"))
     for arguments, code, message in (
         ((str(other), *fp32), 1, "another model, expected tiny, got tiny_other"),
+        (
+            ("--artifact", str(tmp_path / "seed0"), str(tmp_path / "seed1")),
+            1,
+            "another seed of random weights, expected --seed=0, got --seed=1",
+        ),
         (("--target", "trt", *fp32), 1, "holds no trt engine"),
         (("--images", str(tmp_path / "empty"), *fp32), 1, "holds no images"),
         ((*images, *masks, *fp32), 1, "names 2 classes, model 'tiny' has 8"),
