@@ -43,14 +43,21 @@ def read_gpus(nvml: ModuleType | None = None) -> dict[str, Any]:
 
 
 def find_gpu_caveats(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return what makes figures of the GPU doubtful: other users, slowed clocks."""
+    """Return what makes figures of the GPU doubtful: other users, slowed clocks.
+
+    Args:
+        before: read before this process used a GPU.
+        after: read after the run.
+    """
     caveats = []
     for index, (first, last) in enumerate(
         zip(before.get("gpus", []), after.get("gpus", []), strict=False)
     ):
-        others = max(first["other_processes"] or 0, last["other_processes"] or 0)
-        if others:
-            caveats.append(f"GPU {index} is in use by {others} other processes; it was slowed down")
+        # Only before the run: in a container this process has another number for the driver.
+        if others := first["other_processes"]:
+            caveats.append(
+                f"GPU {index} is in use by {others} other processes; latencies include their share"
+            )
         elif first["utilisation_percent"]:  # in a container, processes of others are not listed
             caveats.append(
                 f"GPU {index} was busy to {first['utilisation_percent']} % before the run; others "
