@@ -117,6 +117,19 @@ def test_a_bare_artifact_says_what_is_missing(
     assert "not measured yet: python -m benchmarks.latency" in capsys.readouterr().out
 
 
+def test_predicted_against_measured(tmp_path: Path, page: str) -> None:
+    assert "this engine was not measured" in page
+    path = tmp_path / "a" / "report" / "latency.json"
+    result = json.loads(path.read_text())
+    result["latency"]["trt-rtx fp16"] = result["latency"].pop("ort fp16")
+    path.write_text(json.dumps(result))
+    measured = _build(tmp_path / "a", "--gpu", "L4")
+    estimate_ms = 2 * 1.5e-3 + (3000 + 3090) / 300e6  # two launches, bytes at 300 GB/s
+    assert f"median 4.500 ms with copies; that is, of the estimate: L4 {4.5 / estimate_ms:.2f}" in (
+        measured
+    )
+
+
 def test_bad_input(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "a")
     other = write_artifact(tmp_path / "b", model="other")
