@@ -200,7 +200,7 @@ def run_tail(
 
     Raises:
         ImportError: if Triton is not installed.
-        ValueError: if a tensor does not fit the shape or is not contiguous.
+        ValueError: if a tensor does not fit the shape or the classes, or is not contiguous.
     """
     _import_triton()
     batch = labels.shape[0]
@@ -216,6 +216,10 @@ def run_tail(
                 f"fused tail: expected contiguous {name} {expected}, got {found}"
                 f"{'' if tensor.is_contiguous() else ', not contiguous; call .contiguous()'}"
             )
+    if labels.element_size() < ITEM_BYTES[shape.label_type]:
+        raise ValueError(
+            f"fused tail: labels of one byte do not hold {shape.classes} classes; use int32"
+        )
     if not batch:
         return
     datatype: Datatype = "fp32" if masks.element_size() == 4 else "fp16"

@@ -53,7 +53,9 @@ class Case:
     dtype: torch.dtype = torch.float32
     spread: float = 4.0
     not_a_number: bool = False
+    unknown_class: int | None = None
     distinct: int | None = None
+    sign: int = 1
 
     @property
     def label_type(self) -> torch.dtype:
@@ -65,7 +67,10 @@ class Case:
         classes = torch.randn(self.batch, shape.queries, shape.padded_classes).softmax(dim=2)
         if self.distinct:
             classes = classes[:, :, torch.arange(shape.padded_classes) % self.distinct]
+        classes *= self.sign
         classes[:, :, shape.classes :] = 0
+        if self.unknown_class is not None:
+            classes[0, 2, self.unknown_class] = torch.nan
         masks = torch.randn(self.batch, shape.queries, shape.grid[0] * shape.grid[1]) * self.spread
         if self.not_a_number:
             masks[0, 1, 5] = torch.nan
@@ -83,6 +88,8 @@ CASES = [
     Case("every class of a byte", TailShape(16, 256, 256, (3, 3), (8, 8))),
     Case("sigmoids of 0 and 1", TailShape(20, 9, 16, (4, 4), (16, 16)), spread=1e4),
     Case("a mask that is not a number", TailShape(9, 6, 8, (4, 4), (8, 8)), not_a_number=True),
+    Case("a class that is not a number", TailShape(9, 6, 8, (4, 4), (8, 8)), unknown_class=3),
+    Case("no score above the padding's", TailShape(9, 6, 8, (4, 4), (8, 8)), sign=-1),
     # Half precision and sigmoids of 1/2 make sums exact, in whatever order.
     Case("ties", TailShape(9, 300, 304, (4, 4), (8, 8)), 1, torch.float16, 0, distinct=2),
 ]
@@ -124,7 +131,7 @@ def test_labels_are_those_of_the_tail(labels: dict[str, Tensor], case: Case) -> 
     found = labels[case.name].long()
     expected, scores = find_scores(case, torch.float32).argmax(dim=1), find_scores(case)
     best, own = (scores.gather(1, which[:, None]) for which in (expected, found))
-    tied = (best - own).abs() <= 2 * ROUNDING[case.dtype] * torch.maximum(best, own)
+    tied = (best - own).abs() <= 2 * ROUNDING[case.dtype] * torch.maximum(best.abs(), own.abs())
     assert ((found == expected) | tied[:, 0]).all()
     if case.dtype is torch.float32:
         assert (found == expected).float().mean() >= 0.99
@@ -187,6 +194,9 @@ def test_tensors_and_capabilities_that_do_not_fit() -> None:
         run_tail(classes[:, :, :7].contiguous(), masks, labels, shape)
     with pytest.raises(ValueError, match="not contiguous; call"):
         run_tail(classes, masks, labels.transpose(1, 2), shape)
+    many = TailShape(7, 300, 304, (4, 4), (32, 32))
+    with pytest.raises(ValueError, match="do not hold 300 classes; use int32"):
+        run_tail(torch.rand(1, 7, 304), masks, labels, many)
     with pytest.raises(ValueError, match="from SM80, got 'SM75'"):
         compile_tail(shape, "fp16", "SM75")
 
