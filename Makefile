@@ -49,7 +49,7 @@ CPP_TENSORRT = $(foreach name,TENSORRT_INCLUDE TENSORRT_RTX_INCLUDE,$(if $($(nam
 CTEST = ctest --output-on-failure --no-tests=error --test-dir
 CPP_FILES = $(shell git ls-files --cached --others --exclude-standard 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' 'cpp/*.c')
 
-.PHONY: cpp cpp-release cpp-asan cpp-tsan cpp-lint cpp-packages cpp-ready
+.PHONY: cpp cpp-release cpp-asan cpp-tsan cpp-lint cpp-fuzz cpp-packages cpp-ready
 
 cpp: cpp-release cpp-asan cpp-tsan
 
@@ -78,6 +78,13 @@ cpp-lint: cpp-ready
 	clang-format --dry-run -Werror $(CPP_FILES)
 	cmake -S cpp -B build/cpp $(CPP_OPTIONS)
 	run-clang-tidy -quiet -p build/cpp -extra-arg=-Wno-unknown-warning-option '/cpp/(src|app|examples|tests)/'
+
+# Everything that reads a file it was given, for a bounded time each.
+FUZZ_SECONDS ?= 30
+cpp-fuzz: cpp-ready
+	@test -e "$$(clang -print-file-name=libclang_rt.fuzzer-$$(uname -m).a)" || { \
+	  echo "error: clang has no libFuzzer; install it with: apt-get install libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev"; exit 1; }
+	cpp/fuzz/run.sh $(FUZZ_SECONDS) build/cpp-fuzz
 
 cpp-packages:
 	@missing=$$(sh cpp/missing_packages.sh); test -z "$$missing" || { \
