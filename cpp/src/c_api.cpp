@@ -11,6 +11,7 @@ struct segvit_segmenter {
 namespace segvit {
 namespace {
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): errno's way
 thread_local std::string last_error;
 
 segvit_status status_of(ErrorCode code) {

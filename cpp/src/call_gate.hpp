@@ -16,6 +16,8 @@ public:
         explicit Pass(CallGate* gate) : gate_(gate) {}
         Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)) {}
         Pass& operator=(Pass&&) = delete;
+        Pass(const Pass&) = delete;
+        Pass& operator=(const Pass&) = delete;
         ~Pass() {
             if (gate_ != nullptr) gate_->leave();
         }

@@ -13,7 +13,8 @@ namespace {
 constexpr std::int64_t kMaxSize = 1 << 16;  // of an image's side or a batch: no product overflows
 
 bool is_sha256(std::string_view text) {
-    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == text.npos;
+    return text.size() == 64 &&
+           text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 /// Returns a tensor's dimensions, 0 for a dynamic one.

@@ -104,8 +104,8 @@ private:
 
 class OpenVinoBackend : public Backend {
 public:
-    OpenVinoBackend(ov::CompiledModel model, const Manifest& manifest)
-        : model_(std::move(model)), manifest_(manifest) {}
+    OpenVinoBackend(ov::CompiledModel model, Manifest manifest)
+        : model_(std::move(model)), manifest_(std::move(manifest)) {}
 
     std::unique_ptr<Instance> make_instance() override {
         try {

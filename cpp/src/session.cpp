@@ -10,6 +10,7 @@ namespace {
 
 std::vector<std::unique_ptr<Instance>> make_instances(Backend& backend, int count) {
     std::vector<std::unique_ptr<Instance>> instances;
+    instances.reserve(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) instances.push_back(backend.make_instance());
     return instances;
 }

@@ -4,7 +4,9 @@
 
 namespace segvit {
 
-std::string quoted(const std::filesystem::path& path) { return "'" + path.string() + "'"; }
+std::string quoted(const std::filesystem::path& path) {
+    return "'" + path.string() + "'";
+}
 
 std::string shortened(std::string_view text, std::size_t most) {
     std::size_t count = std::min(text.size(), most);

@@ -105,8 +105,9 @@ TEST_F(Load, PassesOverAnEngineThatCannotRunHere) {
 }
 
 TEST(LoadUnknownOperator, IsRefusedInOpenVinosWords) {
-    expect_error(ErrorCode::kIncompatible, "model.onnx' does not load on OpenVINO: ",
-                 [] { (void)Segmenter::load(artifact("unknown")); });
+    expect_error(ErrorCode::kIncompatible, "model.onnx' does not load on OpenVINO: ", [] {
+        (void)Segmenter::load(artifact("unknown"));
+    });
     expect_error(ErrorCode::kIncompatible, "NoSuchOperator",
                  [] { (void)Segmenter::load(artifact("unknown")); });
 }

@@ -5,6 +5,7 @@
 #ifndef SEGVIT_SEGVIT_H
 #define SEGVIT_SEGVIT_H
 
+/* NOLINTBEGIN(modernize-*): C */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -98,5 +99,6 @@ SEGVIT_API void segvit_free(segvit_segmenter* segmenter);
 #ifdef __cplusplus
 }
 #endif
+/* NOLINTEND(modernize-*) */
 
 #endif
