@@ -60,8 +60,8 @@ cpp-release: cpp-ready $(CPP_MODEL)/manifest.json
 
 # OpenVINO and TBB are not instrumented: what they allocate for good is not ours to free, and TBB
 # has to be told not to load a library of its own in a way that AddressSanitizer cannot follow.
-cpp-asan: cpp-ready
-	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=address,undefined \
+cpp-asan: cpp-ready $(CPP_MODEL)/manifest.json
+	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DSEGVIT_TEST_MODEL=$(abspath $(CPP_MODEL)) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=address,undefined \
 	  -DSEGVIT_BUILD_EXAMPLES=OFF
 	cmake --build build/cpp-asan
 	TBB_ENABLE_SANITIZERS=1 LSAN_OPTIONS=suppressions=$(abspath cpp/tests/lsan.supp) $(CTEST) build/cpp-asan
