@@ -28,12 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "bad"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():  # what an earlier version wrote is no case of this one
+            if old.is_file():
+                old.unlink()
     rng = np.random.default_rng(3)
     files = {**make_pngs(rng), **make_jpegs(rng)}
     for name, data in files.items():
         (out / name).write_bytes(data)
-    (out / "bad").mkdir(exist_ok=True)
     for name, data in make_refused(files).items():
         (out / "bad" / name).write_bytes(data)
     expected = {name: read_image(out / name) for name in files}
