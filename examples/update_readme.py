@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from calibration.budget import FRONTIER_NAME, Frontier, Point
+from examples.embedding_figures import render_overhead, render_slide_graph
 from examples.quantisation_figures import (
     render_budget,
     render_frontier,
@@ -296,6 +297,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "frontier": render_frontier,
     "budget": render_budget,
     "quantisers": render_quantisers,
+    "overhead": render_overhead,
+    "slide_graph": render_slide_graph,
 }
 
 
