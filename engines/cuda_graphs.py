@@ -86,7 +86,7 @@ class GraphLauncher:
             failure: Exception | None = None
             try:
                 self._enqueue()
-            except Exception as error:
+            except Exception as error:  # raised below, once the capture has ended
                 failure = error
             # Ended in any case, or the stream would go on capturing.
             ended = cudart.cudaStreamEndCapture(self._stream)

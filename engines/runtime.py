@@ -108,7 +108,7 @@ class Runtime:
                     images = next(source)
                 except StopIteration:
                     break
-                except Exception as error:
+                except Exception as error:  # the caller's own, which comes in its place
                     failed: Future[Output] = Future()
                     failed.set_exception(error)
                     waiting.append(failed)

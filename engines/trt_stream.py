@@ -129,5 +129,5 @@ def _until_error(
     """Yield batches; an error of theirs ends them and is put into `failures`."""
     try:
         yield from batches
-    except Exception as error:
+    except Exception as error:  # the caller's own, raised once what came before is given
         failures.append(error)

@@ -164,7 +164,7 @@ class Batcher:
             for (_, future), labels in zip(batch, outputs, strict=False):
                 if not future.done():
                     future.set_result(labels)
-        except Exception as error:
+        except Exception as error:  # whatever it is, each request of the batch has to learn it
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
