@@ -1,10 +1,11 @@
-"""`python -m benchmarks.report`: one page about one model's artifacts that opens from disk."""
+"""`python -m benchmarks.report`: one page about artifacts that opens from disk."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.report_data import ReportOptions, gather
+from benchmarks.report_artifact import Shown
+from benchmarks.report_data import Sources, gather
 from engines.roofline import DEFAULT_GPU, GPUS
 from segvit.atomic import write_bytes
 from segvit.cli import run_main
@@ -27,30 +29,28 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report of one artifact, or of several of one model."""
+    """Write the report of artifacts, a section for each model."""
+    words = sys.argv[1:] if argv is None else argv
     arguments = _parse_arguments(argv)
-    options = ReportOptions(
-        latency=arguments.latency,
-        parity=arguments.parity,
-        target=arguments.target,
-        pictures=arguments.num_pictures,
-        gpus=tuple(arguments.gpu),
-        top=arguments.top,
-    )
     folders: list[Path] = arguments.artifact
-    context = gather(folders, options)
+    context = gather(
+        folders,
+        Sources(tuple(arguments.latency), tuple(arguments.parity), arguments.sweep),
+        Shown(arguments.target, arguments.num_pictures, tuple(arguments.gpu), arguments.top),
+    )
     out: Path = arguments.out or folders[0] / REPORT_NAME
-    command = ["python", "-m", "benchmarks.report", "--artifact", *map(str, folders)]
-    page = render(context, shlex.join(command))
+    page = render(context, shlex.join(["python", "-m", "benchmarks.report", *map(str, words)]))
     write_bytes(out, page.encode())
-    verdicts = {str(f): a["verdict"] for f, a in zip(folders, context["artifacts"], strict=True)}
+    verdicts = {artifact["name"]: artifact["verdict"]
+                for model in context["models"] for artifact in model["artifacts"]}  # fmt: skip
     if arguments.json:
         print(json.dumps({"report": str(out), "verdicts": verdicts}, indent=2))
         return 0
-    for folder, verdict in verdicts.items():
-        print(f"{folder}: {verdict['word']}: {verdict['text']}")
-    for missing in context["missing"]:
-        print(f"not measured yet: {missing}")
+    for name, verdict in verdicts.items():
+        print(f"{name}: {verdict['word']}: {verdict['text']}")
+    for model in context["models"]:
+        for missing in model["missing"]:
+            print(f"not measured yet: {missing}")
     print(f"wrote {out}: {len(page) / 1e6:.1f} MB")
     return 0
 
@@ -75,7 +75,7 @@ def render(context: dict[str, Any], command: str) -> str:
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report",
-        description="Write one self-contained HTML page about the artifacts of one model.",
+        description="Write one self-contained HTML page about artifacts, a section for each model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,9 +84,12 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{name}",
             type=Path,
+            nargs="+",
+            default=(),
             metavar="FILE",
-            help=f"of benchmarks.{name} (default: DIR/report/{name}.json)",
+            help=f"of benchmarks.{name} (default: report/{name}.json in each DIR)",
         )
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="of benchmarks.sweep")
     parser.add_argument("--target", default="auto", help="whose labels are shown (default: auto)")
     parser.add_argument("--gpu", nargs="+", choices=list(GPUS), metavar="NAME",
                         default=[DEFAULT_GPU, *(name for name in GPUS if name != DEFAULT_GPU)],

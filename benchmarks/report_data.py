@@ -1,189 +1,213 @@
-"""What the report shows, gathered from artifacts and from what the other benchmarks wrote."""
+"""What the report shows, gathered from artifacts and from what the other benchmarks wrote.
+
+Artifacts are grouped by what can be compared: model, weights, classes, size and mode.
+"""
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine_roofline import (
-    LIMITS,
-    describe_engine,
-    describe_gpus,
-    list_gpus,
-    read_engine,
-)
+from benchmarks.engine_roofline import LIMITS, describe_gpus, list_gpus
 from benchmarks.latency_results import read_result
-from benchmarks.report_pictures import draw_golden, draw_sensitivity, read_png
-from benchmarks.report_plots import plot_latencies
-from calibration.budget import FRONTIER_NAME, Frontier
-from calibration.frontier import PICTURE_NAME
-from export.manifest import Manifest, read_verified, verify_file
-from export.verify import GATES
+from benchmarks.report_artifact import (
+    REPORT_FOLDER,
+    Shown,
+    Subject,
+    describe_artifact,
+    read_subject,
+)
+from benchmarks.report_latency import describe_latency
+from benchmarks.report_parity import describe_parity, read_parity
+from benchmarks.report_sweep import read_sweep
+from benchmarks.report_tables import Table, figure, make_table
 
-PARITY_SCHEMA = 1
-_REPORT_FOLDER = "report"
-_BUILD_NAME = "build.json"
+_ONNX_NAME = "model.onnx"
+Result = dict[str, Any]
+Group = Sequence[Subject]
+Found = list[tuple[Path, Result]]
 
 
 @dataclass(frozen=True)
-class ReportOptions:
-    """What to put into the report; files are None where none was named."""
+class Sources:
+    """Results named by the user; without them, those in each artifact's report folder."""
 
-    latency: Path | None = None
-    parity: Path | None = None
-    target: str = "auto"
-    pictures: int = 3
-    gpus: tuple[str, ...] = ()
-    top: int = 12
+    latency: tuple[Path, ...] = ()
+    parity: tuple[Path, ...] = ()
+    sweep: Path | None = None
 
 
-def gather(folders: Sequence[Path], options: ReportOptions) -> dict[str, Any]:
-    """Return all that the template shows.
+def gather(folders: Sequence[Path], sources: Sources, shown: Shown) -> dict[str, Any]:
+    """Return all that the template shows, artifacts grouped by model.
 
     Raises:
-        ValueError: if the artifacts are of different models, or a result of another schema.
+        ValueError: if a folder is given twice, or a result is damaged, of another version, or of
+            none of the artifacts.
         ManifestError: if an artifact is not as built.
     """
-    manifests = [Manifest.read(folder) for folder in folders]
-    first = manifests[0]
-    for folder, manifest in zip(folders, manifests, strict=True):
-        if manifest.model.name != first.model.name or manifest.classes != first.classes:
-            raise ValueError(
-                f"'{folder}' holds {manifest.model.name}, '{folders[0]}' {first.model.name}: one "
-                "report is of one model; write one for each"
+    groups = group_artifacts(folders)
+    latencies = _find_results(groups, sources.latency, "latency", read_result, _was_timed)
+    parities = _find_results(groups, sources.parity, "parity", read_parity, _was_compared)
+    return {
+        "models": [
+            _describe_model(f"m{number}", group, latency, parity, shown)
+            for number, (group, latency, parity) in enumerate(
+                zip(groups, latencies, parities, strict=True), 1
             )
-    latency = _find(folders, options.latency, "latency.json")
-    parity = _find(folders, options.parity, "parity.json")
-    artifacts = [
-        _describe_artifact(folder, manifest, options)
-        for folder, manifest in zip(folders, manifests, strict=True)
-    ]
-    timed = read_result(latency) if latency else None
-    return {
-        "model": first.model.name,
-        "artifacts": artifacts,
-        "parity": _read_parity(parity) if parity else None,
-        "latency": timed,
-        "plot": plot_latencies(timed.get("samples_ms", {})) if timed else None,
-        "gpus": describe_gpus(list_gpus(options.gpus)),
-        "limits": LIMITS,
-        "missing": [
-            f"python -m benchmarks.{name} --artifact {' '.join(map(str, folders))} "
-            f"--out {folders[0] / _REPORT_FOLDER / f'{name}.json'}"
-            for name, found in (("latency", latency), ("parity", parity))
-            if not found
         ],
+        "sweep": read_sweep(sources.sweep) if sources.sweep else None,
+        "gpus": _table_gpus(shown.gpus),
+        "limits": LIMITS,
     }
 
 
-def _find(folders: Sequence[Path], given: Path | None, name: str) -> Path | None:
-    if given:
-        return given
-    paths = (folder / _REPORT_FOLDER / name for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
+def group_artifacts(folders: Sequence[Path]) -> list[list[Subject]]:
+    """Return the artifacts by what can be compared, in the order given.
+
+    Raises:
+        ValueError: if a folder is given twice.
+    """
+    counts = Counter(folder.resolve() for folder in folders)
+    twice = next((folder for folder in folders if counts[folder.resolve()] > 1), None)
+    if twice:
+        raise ValueError(f"--artifact: '{twice}' is given twice; give each artifact once")
+    names = Counter(folder.resolve().name for folder in folders)
+    groups: dict[Any, list[Subject]] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        subject = read_subject(folder, name if names[name] == 1 else str(folder))
+        m = subject.manifest
+        key = (m.model.name, m.model.checkpoint_sha256, m.classes, m.input.shape[1:], m.mode)
+        groups.setdefault(key, []).append(subject)
+    return list(groups.values())
 
 
-def _read_parity(path: Path) -> dict[str, Any]:
+def _find_results(
+    groups: Sequence[Group],
+    given: Sequence[Path],
+    name: str,
+    read: Callable[[Path], Result],
+    belongs: Callable[[Result, Group], bool],
+) -> list[Found]:
+    """Return the results of each group: of the files given, else of its report folders.
+
+    Raises:
+        ValueError: if a file is of none of the artifacts.
+    """
+    own = (s.folder / REPORT_FOLDER / f"{name}.json" for group in groups for s in group)
+    found: list[Found] = [[] for _ in groups]
+    for path in given or [path for path in own if path.is_file()]:
+        result = read(path)
+        fitting = [
+            results
+            for group, results in zip(groups, found, strict=True)
+            if _lies_within(path, group) or _guard(path, belongs, result, group)
+        ]
+        if not fitting:
+            raise ValueError(
+                f"'{path}' is a result of none of these artifacts; give one of benchmarks.{name} "
+                "--artifact with a folder that the report is of"
+            )
+        for results in fitting:
+            results.append((path, result))
+    return found
+
+
+def _lies_within(path: Path, group: Group) -> bool:
+    return any(path.resolve().is_relative_to(s.folder.resolve()) for s in group)
+
+
+def _was_timed(result: Result, group: Group) -> bool:
+    manifest, subject = group[0].manifest, result["subject"]
+    size = list(manifest.input.shape[1:3])
+    return bool(subject["model"] == manifest.model.name and subject["size"] == size)
+
+
+def _was_compared(result: Result, group: Group) -> bool:
+    names = {Path(entry["artifact"]).name for entry in result["artifacts"]}
+    return any(subject.folder.name in names for subject in group)
+
+
+def _guard(path: Path, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the work gives; a result that lacks what it needs is one clear error."""
     try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no result: {error}; compare again with --out") from error
-    schema = result.get("schema") if isinstance(result, dict) else None
-    if schema != PARITY_SCHEMA:
+        return work(*arguments)
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(
-            f"'{path}' is a result of another version: expected schema {PARITY_SCHEMA}, got "
-            f"{schema!r}; compare again: python -m benchmarks.parity --out {path}"
-        )
-    return dict(result)
+            f"'{path}' is damaged: {type(error).__name__} {error}; measure again with --out {path}"
+        ) from error
 
 
-def _describe_artifact(folder: Path, manifest: Manifest, options: ReportOptions) -> dict[str, Any]:
-    gate = GATES[manifest.precision]
+def _describe_model(
+    key: str, group: Group, latencies: Found, parities: Found, shown: Shown
+) -> dict[str, Any]:
+    """Return the section of one model; `key` begins the names of its anchors."""
+    first = group[0].manifest
+    timed, compared = ([result for _, result in found] for found in (latencies, parities))
+    artifacts = [describe_artifact(subject, shown, timed, compared) for subject in group]
     return {
-        "folder": str(folder),
-        "name": folder.name,
-        "manifest": manifest,
-        "gate": gate,
-        "verdict": judge(manifest),
-        "sizes": {name: (folder / name).stat().st_size for name in manifest.files
-                  if (folder / name).is_file()},
-        "precisions": _read_precisions(folder, manifest),
-        "roofline": _estimate(folder, options),
-        "pictures": draw_golden(folder, manifest, options.target, options.pictures),
-        "frontier": _read_frontier(folder, manifest),
-    }  # fmt: skip
+        "key": key,
+        "title": f"{first.model.name}, {'×'.join(map(str, first.input.shape[1:3]))}",
+        "artifacts": artifacts,
+        "parity_at_build": _table_parity(group),
+        "latencies": [
+            {**_guard(path, describe_latency, result), "stale": _find_stale(result, group)}
+            for path, result in latencies
+        ],
+        "parities": [_guard(path, describe_parity, result) for path, result in parities],
+        "missing": list(_list_missing(group, {"latency": latencies, "parity": parities})),
+    }
 
 
-def judge(manifest: Manifest) -> dict[str, str]:
-    """Return whether an artifact passes its gates, as a word and a sentence."""
-    parity, gate = manifest.parity, GATES[manifest.precision]
-    precision = manifest.precision.upper()
-    if manifest.model.random_weights:
-        return {"word": "Not judged", "text": f"{precision} of random weights: its labels say "
-                "nothing about a trained model."}  # fmt: skip
-    if parity is None or parity.pixel_agreement is None:
-        return {"word": "Not judged", "text": f"{precision} was never compared with PyTorch."}
-    drop = (parity.miou_reference or 0) - (parity.miou or 0)
-    holds = parity.pixel_agreement >= gate.pixel_agreement and drop <= gate.miou_drop
-    text = (
-        f"{precision} labels {parity.pixel_agreement:.3%} of pixels as PyTorch FP32 does on "
-        f"{parity.images} images (gate {gate.pixel_agreement:.2%})"
-    )
-    if parity.miou is not None:
-        text += f"; mIoU changes by {-100 * drop:+.2f} points (gate -{100 * gate.miou_drop:.2f})"
-    return {"word": "Pass" if holds else "Fail", "text": f"{text}."}
-
-
-def _read_precisions(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """Return, by engine, how many products were asked in which datatype and got which."""
-    if _BUILD_NAME not in manifest.files:
-        return []
-    document = json.loads(read_verified(folder, _BUILD_NAME, manifest))
+def _find_stale(result: Result, group: Group) -> list[str]:
+    """Return a caveat for each artifact that was built again since it was measured."""
+    measured = result.get("artifacts", {})
     return [
-        {
-            "file": file,
-            "counts": [
-                {"asked": asked, "obtained": got, "products": count}
-                for (asked, got), count in Counter(
-                    (product["asked"], product["obtained"]) for product in products.values()
-                ).most_common()
-            ],
-            "different": [
-                {"name": name, **product}
-                for name, product in products.items()
-                if product["asked"] != product["obtained"]
-            ],
-        }
-        for file, products in document.items()
+        f"{subject.name} was built again after it was measured; measure it again"
+        for subject in group
+        if (one := measured.get(subject.folder.name))
+        and one["files"].get(_ONNX_NAME) != subject.manifest.files.get(_ONNX_NAME)
     ]
 
 
-def _estimate(folder: Path, options: ReportOptions) -> dict[str, Any]:
-    """Return an artifact's roofline with its longest kernels, or why there is none."""
-    try:
-        described = describe_engine(read_engine(folder), list_gpus(options.gpus))
-    except ValueError as error:
-        return {"reason": str(error)}
-    gpu = next(iter(described["estimated_ms"]))
-    longest = sorted(described["kernels"], key=lambda kernel: -kernel["estimated_us"][gpu])
-    return {**described, "kernels": longest[: options.top], "gpu": gpu}
+def _list_missing(group: Group, found: dict[str, Found]) -> Iterator[str]:
+    folders = shlex.join(str(subject.folder) for subject in group)
+    for name, results in found.items():
+        if not results:
+            out = group[0].folder / REPORT_FOLDER / f"{name}.json"
+            yield f"python -m benchmarks.{name} --artifact {folders} --out {shlex.quote(str(out))}"
 
 
-def _read_frontier(folder: Path, manifest: Manifest) -> Mapping[str, Any] | None:
-    if FRONTIER_NAME not in manifest.files:
-        return None
-    frontier = Frontier.load(verify_file(folder, FRONTIER_NAME, manifest))
-    errors = {layer.name: layer.score_rms for layer in frontier.layers}
-    scheme = frontier.setup.scheme.upper()
-    return {
-        "setup": frontier.setup,
-        "points": sorted(frontier.points, key=lambda point: len(point.kept)),
-        "float_speed": frontier.float_speed,
-        "picture": read_png(folder, PICTURE_NAME, manifest),
-        "strip": draw_sensitivity(errors, f"{scheme} of each product alone") if errors else None,
-        "worst": sorted(frontier.layers, key=lambda layer: -layer.score_rms)[:5],
-    }
+def _table_parity(group: Group) -> Table | None:
+    rows = []
+    for subject in group:
+        parity, gate = subject.manifest.parity, subject.gate
+        if parity:
+            rows.append(
+                (subject.name, subject.manifest.precision.upper(), figure(parity.images, "d"),
+                 figure(parity.pixel_agreement, ".5f"), figure(gate.pixel_agreement, "g"),
+                 figure(parity.miou_reference, ".4f"), figure(parity.miou, ".4f"),
+                 figure(parity.max_class_iou_drop, ".4f"), figure(parity.max_score_error, ".1e"))
+            )  # fmt: skip
+    return make_table(
+        "At build time, against PyTorch in FP32",
+        ("Artifact", "Precision", "Images", "Pixels equal", "Gate", "mIoU, PyTorch", "mIoU",
+         "Largest class drop", "Largest score error"),
+        rows,
+    )  # fmt: skip
+
+
+def _table_gpus(names: Sequence[str]) -> Table | None:
+    return make_table(
+        "Peaks that estimates rest on: dense, tera-operations a second",
+        ("GPU", "Memory, GB/s", "By datatype", "Source"),
+        [
+            (name, figure(gpu["bandwidth_gb_s"], ".0f"),
+             ", ".join(f"{kind} {peak:g}" for kind, peak in gpu["tera_ops"].items()), gpu["source"])
+            for name, gpu in describe_gpus(list_gpus(names)).items()
+        ],
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calibration.strip import draw_strip, place_errors
 from engines.runtime import infer_all, open_runtime
 from engines.self_test import read_golden
-from export.manifest import Manifest, read_verified
+from export.manifest import Manifest
 from segvit.images import Image, Labels
 
 _MAX_SIDE = 512  # pixels; larger pictures are reduced
@@ -69,21 +69,23 @@ def draw_golden(folder: Path, manifest: Manifest, target: str, count: int) -> di
     return {"rows": rows, "target": ran, "reason": reason, "legend": legend}
 
 
-def read_png(folder: Path, name: str, manifest: Manifest) -> str | None:
-    """Return one of the artifact's PNGs as a data URI, None if it has none of that name."""
-    if name not in manifest.files:
-        return None
-    return _data_uri(read_verified(folder, name, manifest))
+def encode_file(png: Path) -> str:
+    """Return a PNG file as a data URI."""
+    return _data_uri(png.read_bytes())
 
 
 def draw_sensitivity(errors: dict[str, float], title: str) -> str:
     """Return the heat strip of score errors by product as a data URI."""
-    return encode_png(draw_strip(place_errors(errors), title))
+    return _encode(draw_strip(place_errors(errors), title))
 
 
 def encode_png(image: Image) -> str:
-    """Return an RGB picture `(H, W, 3)` as the data URI of a PNG."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(_reduce(image), cv2.COLOR_RGB2BGR))
+    """Return an RGB picture `(H, W, 3)`, reduced if large, as the data URI of a PNG."""
+    return _encode(_reduce(image))
+
+
+def _encode(image: Image) -> str:
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert done
     return _data_uri(data.tobytes())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 WIDTH, LEFT, ROW, TOP = 640, 8, 46, 8  # SVG units
 _BINS = 80
 _MOST_TICKS = 6
+_LAYERS_HEIGHT, _LAYERS_LEFT, _LAYERS_BOTTOM = 240, 64, 30
+_SMALLEST = 1e-9  # what an error of 0 is drawn at: it has no logarithm
 
 
 def plot_latencies(samples_ms: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
@@ -63,3 +66,43 @@ def choose_step(limit: float) -> float:
     power = 10.0 ** np.floor(np.log10(limit / _MOST_TICKS))
     steps = (factor * power for factor in (1, 2, 5, 10))
     return float(next(step for step in steps if limit / step <= _MOST_TICKS))
+
+
+def plot_layers(
+    names: Sequence[str], errors: Sequence[float | None], threshold: float, first: int | None
+) -> dict[str, Any] | None:
+    """Return one dot a layer over the graph's order, logarithmic; None without layers.
+
+    Args:
+        names: of the layers.
+        errors: relative RMS; None, no finite number, is drawn at the top.
+        threshold: drawn as a line.
+        first: which layer is marked, None for none.
+    """
+    if not errors:
+        return None
+    positive = [error for error in errors if error] + [threshold]
+    low = max(floor(log10(min(positive))), round(log10(_SMALLEST)))
+    high = ceil(log10(max(positive)))
+    span, bottom = max(high - low, 1), _LAYERS_HEIGHT - _LAYERS_BOTTOM
+    step = (WIDTH - _LAYERS_LEFT - LEFT) / max(len(errors) - 1, 1)
+
+    def place(error: float | None) -> float:
+        level = high if error is None else log10(max(error, 10.0**low))
+        return round(bottom - (level - low) / span * (bottom - TOP), 1)
+
+    dots = [(round(_LAYERS_LEFT + index * step, 1), place(error))
+            for index, error in enumerate(errors)]  # fmt: skip
+    decades = range(low, high + 1, ceil(span / _MOST_TICKS))
+    largest = max(range(len(errors)), key=lambda index: -dots[index][1])
+    return {
+        "width": WIDTH,
+        "height": _LAYERS_HEIGHT,
+        "left": _LAYERS_LEFT,
+        "bottom": bottom,
+        "dots": "".join(f"M{x} {y}h0" for x, y in dots),
+        "threshold": place(threshold),
+        "first": None if first is None else {"x": dots[first][0], "y": dots[first][1]},
+        "ticks": [{"y": place(10.0**decade), "text": f"1e{decade}"} for decade in decades],
+        "summary": f"{len(errors)} layers; the largest is that of {names[largest]}",
+    }
