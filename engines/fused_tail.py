@@ -140,7 +140,7 @@ def compile_tail(
         ValueError: if the capability is none from SM80.
         RuntimeError: if Triton cannot compile for it, or would need scratch memory.
     """
-    triton = _import_triton()
+    triton = import_triton()
     match = re.fullmatch(r"SM(\d+)", compute_capability)
     if match is None or int(match[1]) < 80:
         raise ValueError(
@@ -202,7 +202,7 @@ def run_tail(
         ImportError: if Triton is not installed.
         ValueError: if a tensor does not fit the shape or the classes, or is not contiguous.
     """
-    _import_triton()
+    import_triton()
     batch = labels.shape[0]
     for name, tensor, expected in (
         ("classes", classes, (batch, shape.queries, shape.padded_classes)),
@@ -249,7 +249,12 @@ def count_plain_bytes(shape: TailShape, datatype: Datatype, batch: int) -> int:
     return batch * 2 * between + count_fused_bytes(shape, datatype, batch)
 
 
-def _import_triton() -> ModuleType:
+def import_triton() -> ModuleType:
+    """Return Triton.
+
+    Raises:
+        ImportError: if it is not installed; the message names the extra.
+    """
     try:
         return importlib.import_module("triton")
     except ImportError as error:

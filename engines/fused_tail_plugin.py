@@ -14,17 +14,31 @@ import importlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engines.fused_tail import Datatype, LabelType, TailShape, compile_tail, count_blocks
+from onnx import TensorProto
+
+from engines.fused_tail import (
+    CompiledTail,
+    Datatype,
+    LabelType,
+    TailShape,
+    compile_tail,
+    count_blocks,
+)
 from engines.graph import load_without_weights
+from engines.kernels import Kernel
 
 PLUGIN = "segvit::fused_tail"
+# The plugin's layer, named as an ONNX node of the tail would be: the audit looks for it.
+LAYER = "tail/fused"
 _TAIL = "tail/"
 _DATATYPES: dict[str, Datatype] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
+_ONNX_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # A plugin gives int32, which the network casts: uint8 may only leave a Cast at an output.
 _LABEL_TYPE: LabelType = "i32"
 _TENSORS = 3
@@ -53,15 +67,14 @@ def find_tail(onnx_path: str | Path) -> TailInputs:
     outside = dict.fromkeys(
         name for node in tail for name in node.input if name and name not in made | constant
     )
-    dims = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
+    typed = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+    dims = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in typed.items()}
     output, operators = graph.output[0].name, [node.op_type for node in tail]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # A second Resize, of scores, is another function; so are stitched windows and resized labels.
     if (
         len(outside) != 2
+        or "classes" not in metadata
         or output not in made
         or "ArgMax" not in operators
         or operators.count("Resize") != operators.count("Sigmoid")
@@ -71,6 +84,7 @@ def find_tail(onnx_path: str | Path) -> TailInputs:
             f"'{onnx_path}': --fused-tail replaces the tail of a graph that gives labels of whole "
             "images at the training crop, and this is none; leave --fused-tail out"
         )
+    _check_types(onnx_path, {name: typed[name].elem_type for name in outside})
     grids = [node for node in tail if node.op_type == "Reshape" and node.input[0] in outside]
     masks, grid = grids[0].input[0], dims[grids[0].output[0]]
     (classes,) = (name for name in outside if name != masks)
@@ -84,6 +98,16 @@ def find_tail(onnx_path: str | Path) -> TailInputs:
     return TailInputs(classes, masks, shape)
 
 
+def _check_types(onnx_path: str | Path, types: dict[str, int]) -> None:
+    """Accept inputs of one type that the kernel reads."""
+    if len(set(types.values())) > 1 or not set(types.values()).issubset(_ONNX_TYPES):
+        found = (f"'{n}' in {TensorProto.DataType.Name(kind)}" for n, kind in types.items())
+        raise ValueError(
+            f"'{onnx_path}': --fused-tail expects class probabilities and mask logits both in "
+            f"FP32, FP16 or BF16, got {' and '.join(found)}; leave --fused-tail out"
+        )
+
+
 def replace_tail(network: Any, tail: TailInputs, compute_capability: str) -> None:
     """Let the plugin give the network's labels; the builder drops the layers nothing reads.
 
@@ -94,8 +118,8 @@ def replace_tail(network: Any, tail: TailInputs, compute_capability: str) -> Non
 
     Raises:
         ImportError: if TensorRT has no ahead-of-time plugins, or Triton is missing.
-        ValueError: if the network is another graph's, or class probabilities and masks differ in
-            type.
+        ValueError: if the network is another graph's, or the capability is none from SM80.
+        RuntimeError: if Triton gives no kernel that TensorRT could launch.
     """
     trt = importlib.import_module("tensorrt")
     make = register_plugin(trt, tail.shape, compute_capability)
@@ -111,15 +135,18 @@ def replace_tail(network: Any, tail: TailInputs, compute_capability: str) -> Non
             "from another graph"
         )
     classes, masks = (made[name][1] for name in (tail.classes, tail.masks))
-    if classes.dtype != masks.dtype:
-        raise ValueError(
-            f"--fused-tail: expected '{tail.classes}' and '{tail.masks}' of one type, got "
-            f"{classes.dtype} and {masks.dtype}; leave --fused-tail out"
-        )
+    # What fails here is told; what fails when TensorRT calls back is not.
+    _compile(tail.shape, _DATATYPES[classes.dtype.name], compute_capability)
     plugin = network.add_plugin(make(classes, masks), aot=True)
+    plugin.name, plugin.metadata = LAYER, f"[ONNX Layer: {LAYER}]"
     # The Cast to the output's type stays: a uint8 tensor that is no output, as its own would be,
     # is refused even where nothing reads it.
     made[network.get_output(0).name][0].set_input(0, plugin.get_output(0))
+
+
+def is_fused_tail(kernel: Kernel) -> bool:
+    """Return whether a kernel of an engine is the plugin."""
+    return LAYER in kernel.nodes or LAYER in kernel.name
 
 
 def register_plugin(
@@ -160,15 +187,21 @@ def _define(trt: Any, trtp: Any, plugin: str, shape: TailShape, compute_capabili
         outputs: tuple[trtp.TensorDesc],
         tactic: int,
     ) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
-        datatype = _DATATYPES[classes.dtype.name]
-        kernel = compile_tail(shape, datatype, compute_capability, label_type=_LABEL_TYPE)
+        kernel = _compile(shape, _DATATYPES[classes.dtype.name], compute_capability)
         launch = trtp.KernelLaunchParams(
             grid_x=count_blocks(shape, kernel.blocks),
             grid_y=classes.shape_expr[0],
             block_x=32 * kernel.blocks.warps,
             shared_mem=kernel.shared_bytes,
         )
-        return kernel.name, drop_scratch_parameters(kernel.ptx), launch, trtp.SymIntExprs(0)
+        return kernel.name, kernel.ptx, launch, trtp.SymIntExprs(0)
+
+
+@cache
+def _compile(shape: TailShape, datatype: Datatype, compute_capability: str) -> CompiledTail:
+    """Return the kernel with PTX as TensorRT launches it."""
+    kernel = compile_tail(shape, datatype, compute_capability, label_type=_LABEL_TYPE)
+    return replace(kernel, ptx=drop_scratch_parameters(kernel.ptx))
 
 
 def drop_scratch_parameters(ptx: str) -> str:

@@ -27,6 +27,7 @@ from engines.fused_tail_plugin import (
 from export.deploy import DeployModel
 from export.passes import deploy_passes
 from export.trace import trace_model
+from tests.engines.conftest import Writer, describe
 from tests.engines.test_bindings_api import install_tensorrt, look_up
 from tests.tiny_models import make_config, make_model
 
@@ -80,6 +81,16 @@ def test_labels_that_something_follows_are_refused(graph: Path, tmp_path: Path) 
         find_tail(tmp_path / "model.onnx")
 
 
+def test_inputs_of_two_types_are_refused(segmenter: Writer, tmp_path: Path) -> None:
+    model = onnx.load(segmenter(float_head=True))
+    (cast,) = (node for node in model.graph.node if node.name == "head/from_float")
+    cast.attribute[0].i = onnx.TensorProto.FLOAT
+    onnx.helper.set_model_props(model, describe().metadata())
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="'head/from_float' in FLOAT and 'head/masks' in FLOAT16;"):
+        find_tail(tmp_path / "model.onnx")
+
+
 @pytest.mark.trt_rtx
 def test_a_network_gives_the_labels_of_what_replaces_its_tail(
     graph: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +122,7 @@ def test_a_network_gives_the_labels_of_what_replaces_its_tail(
 
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(fused_tail_plugin, "register_plugin", lambda *_: lambda *tensors: tensors)
+    monkeypatch.setattr(fused_tail_plugin, "_compile", lambda *_: None)
     replace_tail(Network(), find_tail(graph), "SM89")
     assert taken == [(1, 7, 8), (1, 7, 16)]
     assert [network.get_output(0).name, tuple(network.get_output(0).shape)] == [
@@ -140,6 +152,8 @@ def test_the_bindings_take_the_plugin(
         "ILayer.get_output": set(),
         "ILayer.num_outputs": set(),
         "ILayer.set_input": set(),
+        "ILayer.name": set(),
+        "ILayer.metadata": set(),
         "ITensor.dtype": set(),
     }
     _, found = look_up("tensorrt_bindings", bindings, stubs, names)
