@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.fused_tail_plugin import is_fused_tail
 from engines.graph import Graph, read_graph
 from engines.kernels import Kernel
 from engines.trt_builder import BuiltEngine
@@ -63,7 +64,7 @@ class Audit:
     attentions not among them; `attention_datatypes` counts those. `wrong_precision` holds (kernel
     or attention, asked, got). `products` maps the node of each such product, and those of quantised
     attentions, to the datatype asked for and the one obtained. `traffic_mb` is None where a dynamic
-    batch leaves sizes open.
+    batch leaves sizes open. `fused_tail` says that the plugin's one kernel stands for the tail.
     """
 
     kernels: int
@@ -78,6 +79,7 @@ class Audit:
     wrong_precision: tuple[tuple[str, str, str], ...] = ()
     products: dict[str, tuple[str, str]] = field(default_factory=dict)
     attention_datatypes: dict[str, int] = field(default_factory=dict)
+    fused_tail: bool = False
 
     def summary(self) -> AuditSummary:
         """Return what the manifest keeps."""
@@ -102,6 +104,8 @@ class Audit:
         fused = f"{self.fused_attentions} of {self.attentions} attentions fused"
         if _QUANTISED.intersection(self.attention_datatypes):
             fused = f"{fused} ({_describe_counts(self.attention_datatypes)})"
+        if self.fused_tail:
+            fused += ", tail fused"
         return f"{self.kernels} kernels, {fused}, GEMMs {datatypes or 'none'}{traffic}{memory}"
 
 
@@ -134,11 +138,14 @@ def audit_kernels(
         ),
         products=_match_products(products, graph) | _match_attentions(fused, graph),
         attention_datatypes=dict(Counter(fused.values())),
+        fused_tail=_is_tail_fused(launched),
     )  # fmt: skip
 
 
-def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> None:
-    """Accept an engine that is what was asked for.
+def check_audit(
+    audit: Audit, precision: str, allow_unfused: bool = False, fused_tail: bool = False
+) -> None:
+    """Accept an engine that is what was asked for; with `fused_tail`, one whose tail is fused.
 
     Products and fused attentions are compared with what the ONNX graph asks of them, so operations
     left in FP32 on purpose pass; yet most products must run in the precision asked for (for bf16,
@@ -146,7 +153,7 @@ def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> No
 
     Raises:
         AuditError: naming the layers whose datatype differs from the graph's, or the attentions
-            that did not fuse in a precision in which they can.
+            that did not fuse in a precision in which they can; or if the tail did not.
         ValueError: if `precision` is unknown.
     """
     if precision not in PRECISION_DATATYPES:
@@ -173,6 +180,12 @@ def check_audit(audit: Audit, precision: str, allow_unfused: bool = False) -> No
             f"{len(audit.unfused)} of {audit.attentions} attentions did not fuse in {precision}: "
             f"{_shorten(audit.unfused)}; {_unfused_hint(asked)}, or accept the slower engine with "
             "--allow-unfused"
+        )
+    if fused_tail and not audit.fused_tail:
+        tail = audit.parts.get("tail", Part(0, None))
+        raise AuditError(
+            "--fused-tail was asked for, but the labels are not those of the plugin's one kernel: "
+            f"{tail.kernels} kernels make the tail; leave --fused-tail out"
         )
 
 
@@ -257,6 +270,12 @@ def _match_products(products: list[Kernel], graph: Graph) -> dict[str, tuple[str
         for name in kernel.nodes
         if name in graph.products
     }
+
+
+def _is_tail_fused(kernels: list[Kernel]) -> bool:
+    """Return whether the plugin is there, and no product of the tail that it replaces."""
+    left = any(k.is_product and any(n.startswith("tail/") for n in k.nodes) for k in kernels)
+    return sum(map(is_fused_tail, kernels)) == 1 and not left
 
 
 def _split_parts(kernels: list[Kernel]) -> dict[str, Part]:

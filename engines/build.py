@@ -100,6 +100,9 @@ def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workspace", type=int, metavar="MIB", help="builder workspace")
     add("--optimization-level", type=int, choices=range(6), metavar="0-5")
     add("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
+    add("--fused-tail", action="store_true",
+        help="TensorRT only, EXPERIMENTAL: the tail as one Triton kernel; no engine with it was "
+        "ever built or run, see docs/fused-tail.md")  # fmt: skip
 
 
 def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) -> BuildOptions:
@@ -108,6 +111,7 @@ def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) 
         workspace_mib=arguments.workspace,
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
+        fused_tail=arguments.fused_tail,
     )
     capabilities = arguments.compute_capability or default_capabilities(precision)
     return replace(options, compute_capabilities=tuple(capabilities))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from engines.audit import Audit, audit_engine, check_audit
 from engines.devices import parse_device
+from engines.fused_tail import import_triton
+from engines.fused_tail_plugin import find_tail
 from engines.kernels import layers_document
 from engines.target import (
     COMPILERS,
@@ -26,6 +28,10 @@ from segvit.atomic import write_bytes
 # several capabilities the kernels of the oldest: 24 instead of 21 for three ViT-B blocks.
 _OLDEST_AMPERE = 80
 _OLDEST_FP8 = 89
+_EXPERIMENTAL = (
+    "experimental: one Triton kernel in place of the tail (--fused-tail), as in no engine that was "
+    "built or run before this version's release; compare its labels with --self-test"
+)
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,17 @@ def build_targets(
         taken: layer lists that are there already, each with the engine it belongs to.
 
     Raises:
-        ValueError: if a target asked for by name, or any at all, cannot be built here.
+        ValueError: if a target asked for by name, or any at all, cannot be built here, or if an
+            option does not fit the model or the targets.
+        ImportError: if what an option needs is not installed.
         EngineBuildError: if a builder refuses.
         AuditError: if an engine is not what was asked for.
     """
     onnx_path, folder = Path(onnx_path), Path(folder)
     _check_capabilities(precision, options)
+    if options.fused_tail:
+        check_fused_tail(targets)
+        find_tail(onnx_path)
     missing = {target: missing_reason(target) for target in targets or PREFERENCE}
     not_built = [MissingTarget(target, reason) for target, reason in missing.items() if reason]
     if targets and not_built:
@@ -94,7 +105,8 @@ def build_targets(
         for group in _group_capabilities(target, options):
             engine = build_engine(onnx_path, target, group, options, progress)
             audit = audit_engine(engine, onnx_path)
-            check_audit(audit, precision, allow_unfused)
+            fused_tail = options.fused_tail and target is Target.TRT
+            check_audit(audit, precision, allow_unfused, fused_tail)
             entry = _store(engine, audit, folder, taken or {})
             entries.append(entry)
             audits[entry.file] = audit
@@ -109,11 +121,34 @@ def build_targets(
         files={name: hash_file(folder / name) for name in written},
         audits=audits,
         warnings=tuple(
-            f"'{file}': attentions that did not fuse, as allowed: {', '.join(audit.unfused)}"
+            f"'{file}': {text}"
             for file, audit in audits.items()
-            if audit.unfused and precision != "fp32"
+            for text in _list_warnings(audit, precision)
         ),
     )
+
+
+def check_fused_tail(targets: Sequence[Target]) -> None:
+    """Accept `--fused-tail` for these targets on this machine; other targets keep the plain tail.
+
+    Args:
+        targets: those asked for by name; none means all that this machine can build.
+
+    Raises:
+        ValueError: if TensorRT is not among them or cannot be built for here.
+        ImportError: if Triton, which compiles the kernel, is not installed.
+    """
+    if targets and Target.TRT not in targets:
+        raise ValueError(
+            f"--fused-tail: expected --target {Target.TRT}, which alone takes the kernel, got "
+            f"{' '.join(targets)}; add it, or leave --fused-tail out"
+        )
+    if reason := missing_reason(Target.TRT):
+        raise ValueError(
+            f"--fused-tail: target '{Target.TRT}', which alone takes the kernel, cannot be built "
+            f"here: {reason}; leave --fused-tail out"
+        )
+    import_triton()
 
 
 def default_capabilities(precision: str) -> tuple[str, ...]:
@@ -127,10 +162,20 @@ def engine_stem(target: Target, compute_capabilities: Sequence[str]) -> str:
     return "-".join((target, *(name.lower() for name in compute_capabilities)))
 
 
+def _list_warnings(audit: Audit, precision: str) -> list[str]:
+    """Return what the manifest says of an engine."""
+    warnings = []
+    if audit.unfused and precision != "fp32":
+        warnings.append(f"attentions that did not fuse, as allowed: {', '.join(audit.unfused)}")
+    if audit.fused_tail:
+        warnings.append(_EXPERIMENTAL)
+    return warnings
+
+
 def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str, ...]]:
     """Return the compute capabilities that share an engine."""
     if target is Target.TRT:
-        return [(own_compute_capability(),)]
+        return [(own_compute_capability(options.device),)]
     names = tuple(dict.fromkeys(name.upper() for name in options.compute_capabilities))
     turing = tuple(name for name in names if _number(name) < _OLDEST_AMPERE)
     ampere = tuple(sorted(set(names) - set(turing), key=_number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from engines.build_targets import TargetBuilds, build_targets
 from engines.devices import AUTO_PROVIDER, Device, parse_device
+from engines.fused_tail_plugin import is_fused_tail
+from engines.kernels import parse_inspector
 from engines.runtime import find_entry, verify_onnx_file
 from engines.target import (
     AUTO,
@@ -21,7 +24,7 @@ from engines.target import (
 )
 from engines.trt_builder import BuildOptions
 from engines.trt_runtime import find_usable_entry
-from export.manifest import MANIFEST_NAME, Manifest
+from export.manifest import MANIFEST_NAME, Manifest, read_verified
 
 ONNX_NAME = "model.onnx"
 Report = Callable[[str], None]
@@ -48,7 +51,8 @@ def fit_artifact(
 
     Raises:
         FileNotFoundError: if there is no artifact.
-        ManifestError: if the manifest or the ONNX file is not as built.
+        ManifestError: if the manifest, the ONNX file or a layer list is not as built.
+        ImportError: if the engine is one with `--fused-tail` and Triton is not installed.
         EngineBuildError: if the builder refuses.
         AuditError: if the engine is not what the artifact's precision asks for.
     """
@@ -65,7 +69,9 @@ def fit_artifact(
         options = BuildOptions(batch=manifest.batch)
         if candidate in COMPILERS:
             own = own_compute_capability(chosen.index)
-            options = replace(options, compute_capabilities=(own,))
+            options = replace(options, compute_capabilities=(own,), device=chosen.index)
+        if candidate is Target.TRT:
+            options = replace(options, fused_tail=_has_fused_tail(folder, manifest))
         # What was accepted of the engines that are there is accepted of this one.
         unfused = any(entry.audit and entry.audit.unfused for entry in manifest.targets)
         add_engines(folder, manifest, (candidate,), options, unfused, progress, report)
@@ -113,13 +119,25 @@ def add_engines(
             taken=taken,
         )
         grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
-        warnings = dict.fromkeys((*grown.warnings, *builds.warnings))
-        grown = replace(grown, warnings=tuple(warnings))
+        replaced = tuple(f"'{file}': " for file in builds.files)
+        kept = (line for line in grown.warnings if not line.startswith(replaced))
+        grown = replace(grown, warnings=(*kept, *builds.warnings))
         # Written while the old manifest still stands: moving needs no more space on the disk.
         grown.write(staged)
         for file in (*builds.files, MANIFEST_NAME):
             (staged / file).replace(folder / file)
     return grown, builds
+
+
+def _has_fused_tail(folder: Path, manifest: Manifest) -> bool:
+    """Return whether an engine of the artifact was built with `--fused-tail`: its layers tell."""
+    layers = {entry.layers for entry in manifest.targets if entry.target == Target.TRT}
+    return any(
+        is_fused_tail(kernel)
+        for name in layers
+        if name
+        for kernel in parse_inspector(json.loads(read_verified(folder, name, manifest))["Layers"])
+    )
 
 
 def _unfit_reason(folder: Path, manifest: Manifest, target: Target, device: Device) -> str | None:

@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from engines.build_progress import BuildProgress, show_progress
+from engines.fused_tail_plugin import find_tail, replace_tail
+from engines.gpu import check_cuda, import_cudart
 from engines.kernels import Kernel, is_layer_dump, parse_inspector, parse_layer_dump
 from engines.target import Target, import_tensorrt
 from segvit.atomic import write_bytes
@@ -34,7 +36,9 @@ class BuildOptions:
     """What a build may be told; None leaves the compiler's default.
 
     `compute_capabilities` is for TensorRT-RTX alone. `batch` is (min, opt, max) of the
-    optimisation profile. `timing_cache` is for TensorRT alone: read if it is there, then updated.
+    optimisation profile. For TensorRT alone: `timing_cache` is read if it is there, then updated;
+    `device` is the number of the GPU built on; `fused_tail` puts one kernel in place of the tail.
+    It is experimental: no engine with it was ever built or run.
     """
 
     compute_capabilities: tuple[str, ...] = ("SM86", "SM89", "SM120")
@@ -42,6 +46,8 @@ class BuildOptions:
     workspace_mib: int | None = None
     optimization_level: int | None = None
     timing_cache: Path | None = None
+    device: int = 0
+    fused_tail: bool = False
 
     def __post_init__(self) -> None:
         smallest, typical, largest = self.batch
@@ -92,6 +98,7 @@ def build_engine(
     Raises:
         EngineBuildError: if the parser or the builder refuses, with its own words.
         ValueError: if an option does not fit the model or the compiler.
+        ImportError: if what the target or an option needs is not installed.
         KeyboardInterrupt: after Ctrl-C, once the builder has stopped.
     """
     options = options or BuildOptions()
@@ -114,11 +121,15 @@ def _build(
     state: BuildProgress,
 ) -> BuiltEngine:
     trt = import_tensorrt(target)
+    if target is Target.TRT:
+        _choose_gpu(options.device)
     logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     _parse(parser, network, path, logger, label)
+    if target is Target.TRT and options.fused_tail:
+        replace_tail(network, find_tail(path), compute_capabilities[0])
     config = builder.create_builder_config()
     _configure(trt, config, options)
     if target is Target.TRT_RTX:
@@ -146,6 +157,12 @@ def _build(
         activation_bytes=logger.activation_bytes,
         build_seconds=seconds,
     )
+
+
+def _choose_gpu(device: int) -> None:
+    """Let this thread build on a GPU: CUDA's choice is a thread's own, and at first number 0."""
+    if device:
+        check_cuda(import_cudart().cudaSetDevice(device), f"choosing GPU {device}")
 
 
 def _make_logger(trt: ModuleType) -> Any:
