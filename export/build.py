@@ -18,7 +18,12 @@ import onnx_ir as ir
 import torch
 
 from calibration.scheme import SCHEMES, find_scheme
-from engines.build_targets import TargetBuilds, build_targets, default_capabilities
+from engines.build_targets import (
+    TargetBuilds,
+    build_targets,
+    check_fused_tail,
+    default_capabilities,
+)
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_arguments, public_arguments
@@ -56,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     say: Say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     targets = parse_targets(arguments.target or ["auto"])
+    if arguments.fused_tail:
+        check_fused_tail(targets)
     model = _load_model(arguments, say)
     config = model.config
     default_size = (config.image_size, config.image_size)
@@ -216,6 +223,7 @@ def _build_engines(
         workspace_mib=arguments.workspace,
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
+        fused_tail=arguments.fused_tail,
     )
     capabilities = arguments.compute_capability or default_capabilities(arguments.precision)
     options = replace(options, compute_capabilities=tuple(capabilities))

@@ -56,6 +56,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--ranges and --calibration-images exclude each other")
     _check_quantisation(parser, arguments)
     _check_mode(parser, arguments)
+    _check_fused_tail(parser, arguments)
     return arguments
 
 
@@ -73,6 +74,7 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
              "--resize-from": source}  # fmt: skip
     options += [f"{option}={value}" for option, value in named.items() if value]
     options += ["--random-weights"] if arguments.random_weights else []
+    options += ["--fused-tail"] if arguments.fused_tail else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
     if arguments.precision in SCHEMES:
         options += [f"--float-type={arguments.float_type or 'fp16'}"]
@@ -106,6 +108,18 @@ def _check_mode(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     }
     for reason in (reason for reason, given in refused.items() if given):
         parser.error(f"--mode slide: not with {reason}")
+
+
+def _check_fused_tail(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse tails that the kernel does not compute."""
+    refused = {
+        "--output scores: it gives labels": arguments.output != "labels",
+        "--mode slide: it takes whole images": arguments.mode == "slide",
+        "--resize-from: it takes images of the model's size": arguments.resize_from,
+        "--tail-strips: it keeps no masks or scores in memory": arguments.tail_strips != 1,
+    }
+    for reason in (reason for reason, given in refused.items() if arguments.fused_tail and given):
+        parser.error(f"--fused-tail: not with {reason}")
 
 
 def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -221,6 +235,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workspace", type=_positive, metavar="MIB", help="builder workspace")
     group.add_argument("--optimization-level", type=int, choices=range(6), metavar="0-5")
     group.add_argument("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
+    group.add_argument(
+        "--fused-tail",
+        action="store_true",
+        help="TensorRT only, EXPERIMENTAL: the tail as one Triton kernel; no engine with it was "
+        "ever built or run, see docs/fused-tail.md",
+    )
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:

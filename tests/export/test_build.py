@@ -155,6 +155,10 @@ def test_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path) -> N
         (("--batch", "4:2:1"), "expected 1 <= MIN <= OPT <= MAX, got '4:2:1'"),
         (("--tail-strips", "0"), "expected a whole number above 0"),
         (("--random-weights", "--checkpoint", "x.pth"), "exclude each other"),
+        (("--fused-tail", "--output", "scores"), "--fused-tail: not with --output scores"),
+        (("--fused-tail", "--mode", "slide", "--image-size", "9"), "not with --mode slide: it"),
+        (("--fused-tail", "--resize-from", "9"), "--fused-tail: not with --resize-from: it"),
+        (("--fused-tail", "--tail-strips", "4"), "--fused-tail: not with --tail-strips: it"),
     ],
 )
 def test_usage_errors(
@@ -173,6 +177,8 @@ def test_usage_errors(
         (("--size", "250"), "no multiple of the patch size 16; try --size 256x256"),
         (("--target", "openvx"), "target 'openvx' is unknown; expected one of: trt, trt-rtx, ort"),
         (("--target", "trt"), "target 'trt' cannot be built here"),
+        (("--fused-tail", "--target", "trt-rtx"), "--fused-tail: expected --target trt, which"),
+        (("--fused-tail",), "alone takes the kernel, cannot be built here: tensorrt"),
         (("--tail-strips", "7"), "tail strips must cut 256 rows"),
         (("--images", "nowhere"), "nowhere"),
     ],
