@@ -1,8 +1,8 @@
 """The fused tail inside a TensorRT engine, as an ahead-of-time Python plugin. Experimental.
 
-TensorRT (not TensorRT-RTX, which has no plugins) takes the kernel's PTX into the engine, which then
-needs neither Python nor Triton. What is used of `tensorrt.plugin` is checked against the bindings
-of TensorRT 10.16 and 11.4; no engine was built or run with it.
+TensorRT (not TensorRT-RTX, which has no plugins) takes the kernel's PTX into the engine, which, by
+NVIDIA's word alone, then needs neither Python nor Triton. What is used of `tensorrt.plugin` is
+checked against the bindings of TensorRT 10.16 and 11.4; no engine was built or run with it.
 
 Shapes: `B` batch, `Q` queries, `K` classes, `K+` padded classes, `h, w` mask grid, `H, W` pixels.
 """

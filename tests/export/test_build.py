@@ -16,6 +16,7 @@ import torch
 
 from engines.runtime import open_runtime
 from export.build import main
+from export.build_options import parse_arguments, public_arguments
 from export.manifest import Manifest
 from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
@@ -144,6 +145,12 @@ def test_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path) -> N
     assert "error: interrupted" in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_that_is_kept_asks_for_the_fused_tail_again() -> None:
+    kept = public_arguments(parse_arguments(["--fused-tail", "--target", "trt"]))
+    assert parse_arguments(kept).fused_tail
+    assert not parse_arguments(public_arguments(parse_arguments([]))).fused_tail
 
 
 @pytest.mark.parametrize(
