@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.machine import describe_machine
+from benchmarks.plain_model import PlainModel
 from engines.audit import Audit, audit_engine
 from engines.target import Target
 from engines.trt_builder import BuildOptions, build_engine
@@ -23,33 +24,12 @@ from export.trace import trace_model
 from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
-from segvit.model import SegViT, build_model
+from segvit.model import build_model
 
 _EPILOG = """\
 example:
   python -m benchmarks.formulation --model vit_t_landcover --compute-capability SM89
 """
-
-
-class PlainModel(nn.Module):
-    """The reference as anyone would export it: normalise, run, take the largest score."""
-
-    output = "labels"
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: SegViT) -> None:
-        super().__init__()
-        self.model = model.eval()
-        mean, std = (torch.tensor(value) for value in (model.config.mean, model.config.std))
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return labels `(B, H, W)` of uint8 `(B, H, W, 3)`."""
-        pixels = ((image.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        scores: Tensor = self.model(pixels)
-        return scores.argmax(dim=1).to(torch.uint8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

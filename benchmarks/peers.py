@@ -242,7 +242,7 @@ def _open_naive(candidate: Candidate, stack: ExitStack) -> Opened:
     """Export the reference as anyone would, and run that on ONNX Runtime."""
     import onnx_ir as ir
 
-    from benchmarks.formulation import PlainModel
+    from benchmarks.plain_model import PlainModel
     from engines.ort_runtime import open_session
     from export.trace import trace_model
 

@@ -1,0 +1,65 @@
+"""Random weights under which labels vary, so that comparing labels says something.
+
+With a model as it is initialised, every query predicts the same classes and no mask has an edge:
+one label covers every image, and any two programs agree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segvit.atm import AtmAttention, DecoderLayer, Prediction
+from segvit.checkpoint import save_checkpoint
+from segvit.config import find_variant
+from segvit.model import SegViT, build_model
+
+# Of the class logits over queries, and of the mask logits over patches.
+_CLASS_STD, _MASK_STD = 6.0, 3.0
+# Of what a decoder layer adds to its queries: they stay different from each other.
+_RESIDUAL_SCALE = 0.03
+
+
+def write_varied_checkpoint(model: str, path: Path, seed: int = 0) -> None:
+    """Write a checkpoint of a variant with random weights whose labels vary over an image.
+
+    Raises:
+        ValueError: if there is no such variant.
+    """
+    config = find_variant(model)
+    torch.manual_seed(seed)
+    network = build_model(config)
+    side = config.image_size
+    vary_labels(network, torch.randn(1, 3, side, side))
+    save_checkpoint(network, path)
+
+
+def vary_labels(model: SegViT, image: Tensor) -> None:
+    """Scale the decoder's random weights, in place, until queries and masks differ.
+
+    Args:
+        model: as initialised.
+        image: normalised `(1, 3, H, W)`, on which the scales are taken.
+    """
+    layers = [m for m in model.decode_head.modules() if isinstance(m, DecoderLayer)]
+    with torch.no_grad():
+        for layer in layers:
+            for linear in (layer.self_attn.proj, layer.cross_attn.proj, layer.linear2):
+                linear.weight.mul_(_RESIDUAL_SCALE)
+        found = _predict(model, image)
+        scale = _MASK_STD / found.mask_logits.std(dim=(2, 3)).mean()
+        for attention in (layer.cross_attn for layer in layers):
+            if isinstance(attention, AtmAttention):
+                attention.q.weight.mul_(scale.sqrt())
+                attention.k.weight.mul_(scale.sqrt())
+        scale = _CLASS_STD / found.class_logits.std(dim=1).mean()
+        for name, weight in model.decode_head.named_parameters():
+            if name.endswith("class_embed.weight"):
+                weight.mul_(scale)
+
+
+def _predict(model: SegViT, image: Tensor) -> Prediction:
+    predictions: list[Prediction] = model.decode_head(model.backbone(image))
+    return predictions[-1]
