@@ -23,7 +23,7 @@ from export.verify import GATES, Gate
 REPORT_FOLDER = "report"
 _BUILD_NAME = "build.json"
 _NAMES_SHOWN = 20
-Result = Mapping[str, Any]
+Block = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,15 @@ def find_budget(command: str) -> float | None:
 
 
 def describe_artifact(
-    subject: Subject, shown: Shown, latencies: Sequence[Result], parities: Sequence[Result]
+    subject: Subject, shown: Shown, latencies: Sequence[Block], parities: Sequence[Block]
 ) -> dict[str, Any]:
     """Return all that the template shows of one artifact.
+
+    Args:
+        subject: the artifact.
+        shown: how much of it.
+        latencies: what `describe_latency` gave of the runs of its model.
+        parities: what `describe_parity` gave.
 
     Raises:
         ManifestError: if a file is not the one the manifest lists.
@@ -92,12 +98,12 @@ def describe_artifact(
     }
 
 
-def judge(subject: Subject, parities: Sequence[Result] = ()) -> dict[str, str]:
+def judge(subject: Subject, parities: Sequence[Block] = ()) -> dict[str, str]:
     """Return whether an artifact passes its gates, as a word and a sentence.
 
     Args:
         subject: the artifact, with what its build measured.
-        parities: results of `benchmarks.parity`; an engine below the gate fails the artifact.
+        parities: what `describe_parity` gave; an engine below the gate fails the artifact.
     """
     manifest, gate = subject.manifest, subject.gate
     parity, precision = manifest.parity, manifest.precision.upper()
@@ -116,17 +122,16 @@ def judge(subject: Subject, parities: Sequence[Result] = ()) -> dict[str, str]:
         text += f"; mIoU changes by {-100 * drop:+z.2f} points (gate -{100 * gate.miou_drop:.2f})"
     measured = [
         entry
-        for result in parities
-        for entry in result["artifacts"]
-        if Path(entry["artifact"]).name == subject.folder.name
+        for parity_block in parities
+        for entry in parity_block["entries"]
+        if entry["folder"] == subject.folder.name
     ]
     for entry in measured:
-        loss = -(entry["miou_delta"] or 0)
-        if entry["pixel_agreement"] < gate.pixel_agreement or loss > gate.miou_drop:
+        if entry["pixel_agreement"] < gate.pixel_agreement or -entry["miou_delta"] > gate.miou_drop:
             holds = False
             text += (
                 f"; on {entry['target']}, compared later, {entry['pixel_agreement']:.3%} of pixels "
-                f"and {-100 * loss:+z.2f} points"
+                f"and {100 * entry['miou_delta']:+z.2f} points"
             )
     return {"word": "Pass" if holds else "Fail", "text": f"{text}."}
 
@@ -222,7 +227,7 @@ def _read_products(subject: Subject) -> list[dict[str, Any]]:
 
 
 def _describe_roofline(
-    subject: Subject, shown: Shown, latencies: Sequence[Result]
+    subject: Subject, shown: Shown, latencies: Sequence[Block]
 ) -> dict[str, Any]:
     """Return an artifact's roofline with its longest kernels, or why there is none."""
     try:
@@ -232,7 +237,7 @@ def _describe_roofline(
     times = described["estimated_ms"]
     gpu = next(iter(times))
     engine = f"{described['target'].split()[0]} {described['precision']}"
-    found = (find_measured(result, subject.folder.name, engine) for result in latencies)
+    found = (find_measured(run, subject.folder.name, engine) for run in latencies)
     what, measured = next(filter(None, found), ("", None))
     return {
         "summary": f"{described['target']} for {', '.join(described['compute_capabilities'])}: "
@@ -248,10 +253,10 @@ def _describe_roofline(
     }
 
 
-def _table_parts(name: str, described: Result, gpu: str) -> Table | None:
+def _table_parts(name: str, described: Block, gpu: str) -> Table | None:
     times = described["estimated_ms"]
 
-    def describe(part: Result) -> tuple[Any, ...]:
+    def describe(part: Block) -> tuple[Any, ...]:
         return (
             figure(part["launches"], "d"),
             figure(part["flops"] / 1e9),
@@ -282,7 +287,7 @@ def _table_measured(
     )  # fmt: skip
 
 
-def _table_kernels(name: str, described: Result, gpu: str, top: int) -> Table | None:
+def _table_kernels(name: str, described: Block, gpu: str, top: int) -> Table | None:
     longest = sorted(described["kernels"], key=lambda kernel: -kernel["estimated_us"][gpu])[:top]
     return make_table(
         f"Longest kernels on {gpu}: {name}",

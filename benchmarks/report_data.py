@@ -147,30 +147,33 @@ def _describe_model(
 ) -> dict[str, Any]:
     """Return the section of one model; `key` begins the names of its anchors."""
     first = group[0].manifest
-    timed, compared = ([result for _, result in found] for found in (latencies, parities))
-    artifacts = [describe_artifact(subject, shown, timed, compared) for subject in group]
+    runs = [
+        {
+            **_guard(path, describe_latency, result),
+            "stale": _guard(path, _find_stale, result, group),
+        }
+        for path, result in latencies
+    ]
+    compared = [_guard(path, describe_parity, result) for path, result in parities]
     return {
         "key": key,
         "title": f"{first.model.name}, {'×'.join(map(str, first.input.shape[1:3]))}",
-        "artifacts": artifacts,
+        "artifacts": [describe_artifact(subject, shown, runs, compared) for subject in group],
         "parity_at_build": _table_parity(group),
-        "latencies": [
-            {**_guard(path, describe_latency, result), "stale": _find_stale(result, group)}
-            for path, result in latencies
-        ],
-        "parities": [_guard(path, describe_parity, result) for path, result in parities],
+        "latencies": runs,
+        "parities": compared,
         "missing": list(_list_missing(group, {"latency": latencies, "parity": parities})),
     }
 
 
 def _find_stale(result: Result, group: Group) -> list[str]:
     """Return a caveat for each artifact that was built again since it was measured."""
-    measured = result.get("artifacts", {})
+    measured = {name: one["files"] for name, one in result["artifacts"].items()}
     return [
         f"{subject.name} was built again after it was measured; measure it again"
         for subject in group
-        if (one := measured.get(subject.folder.name))
-        and one["files"].get(_ONNX_NAME) != subject.manifest.files.get(_ONNX_NAME)
+        if (files := measured.get(subject.folder.name))
+        and files.get(_ONNX_NAME) != subject.manifest.files.get(_ONNX_NAME)
     ]
 
 

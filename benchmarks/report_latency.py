@@ -55,26 +55,32 @@ def describe_latency(result: Result) -> dict[str, Any]:
         "warnings": list(result.get("warnings", ())),
         "notes": list(_list_notes(result)),
         "command": result.get("command", ""),
+        "precisions": {name: one["precision"] for name, one in result["artifacts"].items()},
+        "medians_ms": dict(_list_medians(result)),
     }
 
 
-def find_measured(result: Result, folder: str, engine: str) -> tuple[str, float] | None:
+def find_measured(run: Mapping[str, Any], folder: str, engine: str) -> tuple[str, float] | None:
     """Return what was measured of an artifact's engine and its median in ms, None if nothing.
 
     Args:
-        result: of `benchmarks.latency`.
+        run: what `describe_latency` gave.
         folder: name of the artifact's folder.
         engine: `trt-rtx fp16`, say; the folder follows in parentheses where two share a precision.
     """
     precision = engine.rpartition(" ")[2]
-    alike = [name for name, one in result["artifacts"].items() if one["precision"] == precision]
+    alike = [name for name, other in run["precisions"].items() if other == precision]
     names = [f"{engine} ({folder})", *([engine] if alike[:1] == [folder] else [])]
-    for name in names:
-        if name in result.get("gpu_stages", {}):
-            return "GPU compute", float(result["gpu_stages"][name]["compute"]["p50_ms"])
-        if name in result["latency"]:
-            return "a call with copies", float(result["latency"][name]["p50_ms"])
-    return None
+    found: dict[str, tuple[str, float]] = run["medians_ms"]
+    return next((found[name] for name in names if name in found), None)
+
+
+def _list_medians(result: Result) -> Iterator[tuple[str, tuple[str, float]]]:
+    """Yield each candidate with what its median is of: the GPU's stage where there is one."""
+    for name, row in result["latency"].items():
+        yield name, ("a call with copies", row["p50_ms"])
+    for name, stages in result.get("gpu_stages", {}).items():
+        yield name, ("GPU compute", stages["compute"]["p50_ms"])
 
 
 def _describe_ratios(result: Result) -> str:

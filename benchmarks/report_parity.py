@@ -62,6 +62,15 @@ def describe_parity(result: Result) -> dict[str, Any]:
         "tables": [table for table in tables if table],
         "bisect": [_describe_bisect(entry) for entry in result.get("bisect", ())],
         "notes": list(result.get("notes", ())),
+        "entries": [
+            {
+                "folder": Path(a["artifact"]).name,
+                "target": a["target"],
+                "pixel_agreement": a["pixel_agreement"],
+                "miou_delta": a["miou_delta"] or 0.0,
+            }
+            for a in result["artifacts"]
+        ],
     }
 
 
