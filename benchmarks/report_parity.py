@@ -62,6 +62,7 @@ def describe_parity(result: Result) -> dict[str, Any]:
         "tables": [table for table in tables if table],
         "bisect": [_describe_bisect(entry) for entry in result.get("bisect", ())],
         "notes": list(result.get("notes", ())),
+        "command": result.get("command", ""),
         "entries": [
             {
                 "folder": Path(a["artifact"]).name,
