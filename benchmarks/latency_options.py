@@ -30,7 +30,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--vs", type=_parse_peers, default=("eager",), metavar="PEER,…",
         help=f"{', '.join(PEERS)} or {NO_PEERS} (default eager); ort and openvino run the first "
         "artifact")  # fmt: skip
-    add("--target", choices=[AUTO, *Target], default=AUTO, help="of the artifacts (default: best)")
+    add("--target", nargs="+", choices=[AUTO, *Target], default=[AUTO], metavar="NAME",
+        help=f"{', '.join(Target)}: each artifact on all of them that it has; or {AUTO}, its best "
+        "(default)")  # fmt: skip
     add("--batch", type=int, nargs="+", metavar="N", help="images a call, each measured in turn "
         "(default: the artifact's typical)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="FILE", help="PyTorch's weights")

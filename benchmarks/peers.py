@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 
 from engines.arrays import Images
 from engines.devices import parse_device
-from engines.runtime import open_runtime, verify_onnx
-from engines.target import AUTO, COMPILERS, Target, cannot_run_reason, parse_targets
+from engines.runtime import open_runtime
+from engines.target import AUTO, COMPILERS, parse_targets
 from export.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -31,16 +30,15 @@ EAGER, COMPILED, NAIVE = "PyTorch eager", "torch.compile", "plain export on ort"
 NO_PEERS = "none"
 PEERS = ("eager", "compile", "ort", "openvino", "naive-onnx", "trtexec")
 _FROM_TORCH = {"eager": EAGER, "compile": COMPILED, "naive-onnx": NAIVE}
-_BF16 = "openvino-bf16"
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What to time and how to open it, anywhere: it can be sent to another process.
 
-    `kind` is `artifact`, `openvino-bf16`, or a peer that is made from the reference: `eager`,
-    `compile`, `naive-onnx`. `threads` are those of the CPU, of all `instances` of an artifact
-    together; `device` is PyTorch's.
+    `kind` is `artifact`, or a peer that is made from the reference: `eager`, `compile`,
+    `naive-onnx`. `threads` are those of the CPU, of all `instances` of an artifact together;
+    `device` is PyTorch's.
     """
 
     name: str
@@ -62,7 +60,7 @@ class Candidate:
 
 def list_candidates(
     artifacts: Sequence[Path],
-    target: str,
+    targets: Sequence[str],
     peers: Sequence[str],
     threads: int,
     batch: int,
@@ -72,7 +70,7 @@ def list_candidates(
 
     Args:
         artifacts: of one model and size; `peers` are made from the first.
-        target: of the artifacts, or `auto`.
+        targets: each artifact runs on all of them that it was built for; `auto` is its best.
         peers: of `PEERS`.
         threads: CPU threads of each candidate.
         batch: images a call.
@@ -84,13 +82,13 @@ def list_candidates(
     """
     manifests = check_artifacts(artifacts, batch)
     first, found = artifacts[0], list[Candidate]()
-    chosen = [_choose_target(folder, target) for folder in artifacts]
-    device = "cuda" if any(name in COMPILERS for name in chosen) else "cpu"
+    pairs, left_out = _pair_targets(artifacts, manifests, targets)
+    on_gpu = any(name in COMPILERS for _, name in pairs)
+    device = "cuda" if on_gpu else "cpu"
     base = Candidate("", "artifact", first, "", threads, batch, "fp32", checkpoint, device)
     for kind, name in _FROM_TORCH.items():
         if kind in peers:
             found.append(replace(base, name=name, kind=kind))
-    pairs = list(zip(artifacts, chosen, strict=True))
     pairs += [(first, peer) for peer in ("ort", "openvino") if peer in peers]
     for folder, name in dict.fromkeys(pairs):
         precision = manifests[artifacts.index(folder)].precision
@@ -98,14 +96,6 @@ def list_candidates(
         if title in (candidate.name for candidate in found):
             title += f" ({folder.name})"
         found.append(replace(base, name=title, folder=folder, target=name, precision=precision))
-    left_out = []
-    if "openvino" in peers:
-        reason = _missing_bf16_reason()
-        if reason is None:
-            name = f"openvino {manifests[0].precision} computed in bf16"
-            found.append(replace(base, name=name, kind=_BF16, precision="bf16"))
-        else:
-            left_out.append(f"openvino in BF16: {reason}")
     if "trtexec" in peers and shutil.which("trtexec") is None:
         raise ValueError(
             "--vs trtexec: trtexec is not installed; it comes with TensorRT's tar or Debian "
@@ -163,8 +153,6 @@ def open_candidate(candidate: Candidate, stack: ExitStack) -> Opened:
             )
         )
         return Opened(runtime.infer, runtime.notes)
-    if candidate.kind == _BF16:
-        return _open_openvino_bf16(candidate)
     if candidate.kind == "naive-onnx":
         return _open_naive(candidate, stack)
     return _open_torch(candidate)
@@ -206,36 +194,26 @@ def load_reference(folder: Path, checkpoint: Path | None) -> SegViT:
     return model.eval()
 
 
-def _choose_target(folder: Path, target: str) -> str:
-    if target != AUTO:
-        return parse_targets([target])[0]
-    with open_runtime(folder, target) as runtime:
-        return runtime.target
+def _pair_targets(
+    artifacts: Sequence[Path], manifests: Sequence[Manifest], targets: Sequence[str]
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Return which artifact to run on what, and which of the targets an artifact lacks.
 
-
-def _missing_bf16_reason() -> str | None:
-    reason = cannot_run_reason(Target.OPENVINO)
-    if reason is not None:
-        return reason
-    capabilities = import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return None if "BF16" in capabilities else "this CPU has no BF16 instructions"
-
-
-def _open_openvino_bf16(candidate: Candidate) -> Opened:
-    manifest = Manifest.read(candidate.folder)
-    path = verify_onnx(candidate.folder, manifest, Target.OPENVINO)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": candidate.threads,
-    }
-    compiled = import_module("openvino").Core().compile_model(path, "CPU", settings)
-    request = compiled.create_infer_request()
-
-    def infer(images: Images) -> NDArray[np.integer[Any]]:
-        return np.asarray(request.infer({0: images}, share_inputs=True)[0])
-
-    return Opened(infer)
+    Raises:
+        ValueError: if a target is unknown, an artifact has none of them, or none runs here.
+    """
+    wanted, pairs, lacking = parse_targets(targets), list[tuple[Path, str]](), list[str]()
+    for folder, manifest in zip(artifacts, manifests, strict=True):
+        has = {entry.target for entry in manifest.targets}
+        chosen = [str(name) for name in wanted if name in has]
+        if not wanted or not chosen:
+            # Opened to be chosen by, or to say why it cannot be.
+            with open_runtime(folder, wanted[0] if wanted else AUTO) as runtime:
+                chosen = [runtime.target]
+        pairs += [(folder, name) for name in chosen]
+        lacking += [f"{folder.name} is not built for {name}" for name in wanted
+                    if name not in chosen]  # fmt: skip
+    return pairs, lacking
 
 
 def _open_naive(candidate: Candidate, stack: ExitStack) -> Opened:

@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.latency import main
-from benchmarks.peers import Candidate, open_candidate
-from engines.self_test import read_golden
+from benchmarks.peers import list_candidates
 from export.build import main as build
 from export.manifest import Manifest
 from segvit.checkpoint import save_checkpoint
@@ -98,14 +95,19 @@ def test_peak_memory_and_table(folder: Path, capsys: pytest.CaptureFixture[str])
     assert rates.startswith("ort fp32: images/s by calls at once, 1: ")
 
 
-def test_openvino_computed_in_bf16_where_asked(folder: Path) -> None:
-    """A CPU without BF16 computes in floats, so labels are equal on either."""
-    path = folder / "labels"
-    golden = read_golden(path, Manifest.read(path))
-    with ExitStack() as stack:
-        candidate = Candidate("x", "openvino-bf16", path, "", 1, 1, "bf16")
-        labels = open_candidate(candidate, stack).infer(golden.images[:1])
-    assert np.mean(labels == golden.labels[:1]) > 0.95
+def test_each_artifact_runs_on_the_targets_it_has(folder: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(folder / "labels")
+    shutil.copytree(folder / "labels", tmp_path / "one")
+    alone = tuple(entry for entry in manifest.targets if entry.target == "openvino")
+    replace(manifest, targets=alone).write(tmp_path / "one")
+    artifacts = [folder / "labels", tmp_path / "one"]
+    found, left_out = list_candidates(artifacts, ["ort", "openvino"], (), 1, 1, None)
+    assert [(c.folder.name, c.target) for c in found] == [
+        ("labels", "ort"), ("labels", "openvino"), ("one", "openvino"),
+    ]  # fmt: skip
+    assert left_out == ["one is not built for ort"]
+    with pytest.raises(ValueError, match="trt"):
+        list_candidates(artifacts, ["trt"], (), 1, 1, None)
 
 
 @pytest.mark.slow

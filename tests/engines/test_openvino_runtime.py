@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from engines import openvino_runtime
@@ -22,7 +23,7 @@ from export.verify import ParityError
 from segvit.shipped import shipped_checkpoint
 from tests.engines.conftest import Writer
 
-InferRequest = pytest.importorskip("openvino").InferRequest
+openvino = pytest.importorskip("openvino")
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_its_own_failures_are_one_error(
 
     with open_runtime(folder, "openvino") as runtime:
         with monkeypatch.context() as patched:
-            patched.setattr(InferRequest, "start_async", fail)
+            patched.setattr(openvino.InferRequest, "start_async", fail)
             with pytest.raises(OpenVinoRuntimeError, match="failed to run the model: out of mem"):
                 runtime.infer(images[:1])
         assert runtime.infer(images[:1]).shape == (1, 64, 64)
@@ -162,3 +163,22 @@ def test_a_runtime_that_gives_other_labels_fails_the_build(
     monkeypatch.setattr(openvino_runtime.OpenVinoInstance, "run", other)
     with pytest.raises(ParityError, match=r"'openvino' gives 0\.00000 of the labels that were ver"):
         check()
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "FLOAT16", "BFLOAT16"])
+def test_bf16_is_computed_where_the_file_holds_it(tmp_path: Path, dtype: str) -> None:
+    kind = getattr(onnx.TensorProto, dtype)
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["low"], to=kind),
+        onnx.helper.make_node("Add", ["low", "low"], ["sum"]),
+        onnx.helper.make_node("Cast", ["sum"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (2,)) for n in "xy"]
+    graph = onnx.helper.make_graph(nodes, "sum", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    compiled = openvino_runtime.compile_model(path, threads=1)
+    wanted = dtype == "BFLOAT16" and openvino_runtime.computes_bf16(openvino.Core())
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    assert hint == ("bf16" if wanted else "f32")
