@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from benchmarks.gpu_state import read_gpus
 
 _PACKAGES = (
     "segvit-deploy",
@@ -41,6 +44,14 @@ def describe_machine() -> dict[str, str | int | float]:
         except PackageNotFoundError:
             continue
     return described
+
+
+def name_device() -> str:
+    """Return the GPU's name, or the processor's, as a part of a file name."""
+    gpus = read_gpus().get("gpus", [])
+    name = gpus[0]["name"] if gpus else _read_cpu_info("model name") or platform.machine()
+    name = re.sub(r"\(\w+\)|\b(cpu|processor)\b|@.*", " ", str(name).lower())
+    return "-".join(re.findall(r"[a-z0-9]+", name)) or "unknown"
 
 
 def _find_instructions() -> str:

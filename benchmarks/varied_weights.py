@@ -1,11 +1,13 @@
-"""Random weights under which labels vary, so that comparing labels says something.
+"""`python -m benchmarks.varied_weights`: random weights under which labels vary.
 
 With a model as it is initialised, every query predicts the same classes and no mask has an edge:
-one label covers every image, and any two programs agree.
+one label covers every image, and any two programs agree. Here comparing labels says something.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +15,37 @@ from torch import Tensor
 
 from segvit.atm import AtmAttention, DecoderLayer, Prediction
 from segvit.checkpoint import save_checkpoint
-from segvit.config import find_variant
+from segvit.cli import run_main
+from segvit.config import VARIANTS, find_variant
 from segvit.model import SegViT, build_model
 
+_EPILOG = """\
+example:
+  python -m benchmarks.varied_weights --model vit_b_ade20k --out vit_b_ade20k.safetensors
+"""
 # Of the class logits over queries, and of the mask logits over patches.
-_CLASS_STD, _MASK_STD = 6.0, 3.0
+_CLASS_STD, _MASK_STD = 6.0, 2.0
 # Of what a decoder layer adds to its queries: they stay different from each other.
 _RESIDUAL_SCALE = 0.03
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the checkpoint; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.varied_weights",
+        description="Write a checkpoint with random weights whose labels vary over an image.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", choices=list(VARIANTS), required=True, metavar="NAME",
+                        help=f"one of: {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    arguments = parser.parse_args(argv)
+    write_varied_checkpoint(arguments.model, arguments.out, arguments.seed)
+    print(f"wrote {arguments.out}")
+    return 0
 
 
 def write_varied_checkpoint(model: str, path: Path, seed: int = 0) -> None:
@@ -63,3 +89,7 @@ def vary_labels(model: SegViT, image: Tensor) -> None:
 def _predict(model: SegViT, image: Tensor) -> Prediction:
     predictions: list[Prediction] = model.decode_head(model.backbone(image))
     return predictions[-1]
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,174 @@
+"""`python -m benchmarks.suite`: everything that `make bench` measures, one command after another.
+
+Each step is a command of this project in a process of its own, printed as it would be typed, and
+leaves one folder or file; `--resume` keeps what is there. Results are named
+`<what>_<model>_<device>_<yyyymm>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.machine import name_device
+from engines.openvino_runtime import computes_bf16
+from segvit.cli import run_main
+from segvit.config import VARIANTS
+from segvit.shipped import SHIPPED_MODELS
+
+_EPILOG = """\
+example:
+  python -m benchmarks.suite --models vit_t_landcover --peers-model vit_b_ade20k --resume
+"""
+_VS = "--vs=eager,compile,ort,openvino,naive-onnx"
+_CPU = ("--target", "ort", "openvino")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, `module` and its arguments, and what it leaves."""
+
+    module: str
+    arguments: tuple[str, ...]
+    output: Path
+
+    def describe(self) -> str:
+        """Return the command as it would be typed."""
+        return shlex.join(["python", "-m", self.module, *self.arguments])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all steps; return the exit code."""
+    arguments = _parse_arguments(argv)
+    arguments.artifacts.mkdir(parents=True, exist_ok=True)
+    steps = [*list_shipped(arguments), *list_peers(arguments)]
+    started = time.monotonic()
+    for number, step in enumerate(steps, 1):
+        kept = arguments.resume and step.output.exists()
+        print(f"[{number}/{len(steps)}] {step.describe()}{'  (kept)' if kept else ''}", flush=True)
+        if not kept:
+            _run(step)
+    print(f"{len(steps)} steps, {(time.monotonic() - started) / 60:.1f} minutes")
+    return 0
+
+
+def list_shipped(arguments: argparse.Namespace) -> Iterator[Step]:
+    """Yield what is measured of the shipped models: FP16 and INT8, engines, latency and parity."""
+    folders, latencies, parities = [], [], []
+    for model in arguments.models:
+        built = []
+        for precision in ("fp16", "int8"):
+            folder = arguments.artifacts / f"{model}-{precision}"
+            yield _build(folder, f"--model={model}", f"--{precision}", *_CPU, "trt-rtx",
+                         "--compute-capability=SM89", "--num-calibration-images=64")  # fmt: skip
+            built.append(folder)
+        latency, parity = (_name(arguments, what, model) for what in ("latency", "parity"))
+        yield _measure(built, latency, arguments, "--end-to-end", "--streams=2")
+        yield Step("benchmarks.parity", (*_list(built), *_CPU, f"--out={parity}"), parity)
+        folders, latencies, parities = (
+            [*folders, *built],
+            [*latencies, latency],
+            [*parities, parity],
+        )
+    page = arguments.artifacts / "report.html"
+    yield Step(
+        "benchmarks.report",
+        (*_list(folders), "--latency", *map(str, latencies), "--parity", *map(str, parities),
+         f"--out={page}"),
+        page,
+    )  # fmt: skip
+
+
+def list_peers(arguments: argparse.Namespace) -> Iterator[Step]:
+    """Yield the comparison of a published model, measured twice: do the intervals overlap?
+
+    Its weights are random, but vary the labels, so that comparing these says something.
+    """
+    model = arguments.peers_model
+    weights = arguments.artifacts / f"{model}.safetensors"
+    yield Step("benchmarks.varied_weights", (f"--model={model}", f"--out={weights}"), weights)
+    built = []
+    options = {"fp32": _CPU, "int8": ("--float-type=fp32", "--num-calibration-images=32", *_CPU)}
+    if computes_bf16(import_module("openvino").Core()):
+        options["bf16"] = ("--target", "openvino")
+    for precision, chosen in options.items():
+        folder = arguments.artifacts / f"{model}-{precision}"
+        yield _build(folder, f"--checkpoint={weights}", f"--{precision}", *chosen, "--num-images=4")
+        built.append(folder)
+    first, latency = arguments.artifacts / "first_run.json", _name(arguments, "latency", model)
+    checkpoint = f"--checkpoint={weights}"
+    yield _measure(built, first, arguments, checkpoint, "--no-memory")
+    yield _measure(built, latency, arguments, checkpoint, f"--against={first}")
+
+
+def _build(folder: Path, *options: str) -> Step:
+    return Step("export.build", (*options, f"--out={folder}"), folder / "manifest.json")
+
+
+def _measure(
+    built: Sequence[Path], out: Path, arguments: argparse.Namespace, *options: str
+) -> Step:
+    length = f"--rounds={arguments.rounds}"
+    return Step("benchmarks.latency", (*_list(built), *_CPU, _VS, length, *options, f"--out={out}"),
+                out)  # fmt: skip
+
+
+def _list(folders: Sequence[Path]) -> tuple[str, ...]:
+    return "--artifact", *map(str, folders)
+
+
+def _name(arguments: argparse.Namespace, what: str, model: str) -> Path:
+    month = datetime.now(UTC).strftime("%Y%m")
+    path: Path = arguments.results / f"{what}_{model}_{name_device()}_{month}.json"
+    return path
+
+
+def _run(step: Step) -> None:
+    """Run one step.
+
+    Raises:
+        RuntimeError: if it fails; it has said why.
+    """
+    done = subprocess.run([sys.executable, "-m", step.module, *step.arguments], check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"'{step.describe()}' failed, see above; mend it and go on with --resume"
+        )
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.suite",
+        description="Build, measure and report: the shipped models, and a published one beside "
+        "what one would use instead.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", choices=SHIPPED_MODELS, default=list(SHIPPED_MODELS), metavar="NAME",
+        help=f"default {' '.join(SHIPPED_MODELS)}")  # fmt: skip
+    add("--peers-model", choices=list(VARIANTS), default="vit_b_ade20k", metavar="NAME",
+        help="with random weights (default %(default)s)")  # fmt: skip
+    add("--rounds", type=int, default=20, help="of each latency run (default %(default)s)")
+    add("--artifacts", type=Path, default=Path("artifacts/bench"), metavar="DIR",
+        help="what is built, and report.html (default %(default)s)")  # fmt: skip
+    add("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR",
+        help="JSON files (default %(default)s)")  # fmt: skip
+    add("--resume", action="store_true", help="keep what is there")
+    add("-v", "--verbose", action="store_true", help="tracebacks")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_main(main)
