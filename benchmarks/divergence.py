@@ -61,8 +61,8 @@ def measure_divergence(
         ValueError: if the graphs share no node with a float output.
     """
     with TemporaryDirectory() as folder:
-        first = _TappedGraph(reference, "fp32", Path(folder) / "reference.onnx")
-        second = _TappedGraph(candidate, precision, Path(folder) / "candidate.onnx")
+        first = _TappedGraph(reference, Path(folder) / "reference.onnx")
+        second = _TappedGraph(candidate, Path(folder) / "candidate.onnx")
         names = [name for name in first.taps if name in second.taps]
         if not names:
             raise ValueError(
@@ -110,11 +110,11 @@ def find_first(layers: Sequence[LayerDivergence], threshold: float) -> LayerDive
 class _TappedGraph:
     """A copy of a graph, each of whose float values is an output; `taps` are its nodes by name."""
 
-    def __init__(self, path: Path, precision: str, copy: Path) -> None:
+    def __init__(self, path: Path, copy: Path) -> None:
         self._path = copy
         model = ir.load(path)
         nodes = list(model.graph)
-        for check_pass in check_passes(precision)[1:]:  # the first exposes scores alone
+        for check_pass in check_passes()[1:]:  # the first exposes scores alone
             check_pass(model)
         outputs = list(model.graph.outputs)
         self.taps = {str(n.name): n for n in nodes if n.name and n.outputs[0].dtype in _FLOATS}

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: Result = {
         "schema": SCHEMA,
         "command": shlex.join(["python", "-m", "benchmarks.latency", *map(str, words)]),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "subject": {"model": first.model.name, "size": list(first.input.shape[1:3])},
         "artifacts": {
@@ -188,20 +190,21 @@ def _compare_labels(
 ) -> Result:
     """Return the shares of labels equal to the golden ones and to each other's, and caveats.
 
-    Random weights are drawn anew for what is made from the reference: it labels differently.
+    Weights that the build drew are drawn anew for what is made from the reference: it labels
+    differently. No random weights are gated: their labels are near-ties.
     """
-    random = manifest.model.random_weights
+    drawn, random = manifest.model.checkpoint_sha256 is None, manifest.model.random_weights
     labels = {name: np.asarray(one.infer(sample.images)) for name, one in opened.items()}
     golden = {
         c.name: float((labels[c.name] == sample.labels).mean())
         for c in candidates
-        if not (random and c.from_torch)
+        if not (drawn and c.from_torch)
     }
     each_other = {
         one.name: {
             other.name: float((labels[one.name] == labels[other.name]).mean())
             for other in candidates[:index]
-            if not random or not (one.from_torch or other.from_torch)
+            if not drawn or not (one.from_torch or other.from_torch)
         }
         for index, one in enumerate(candidates)
     }

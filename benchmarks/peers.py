@@ -165,7 +165,7 @@ def run_once(candidate: Candidate, images: Images) -> None:
 
 
 def load_reference(folder: Path, checkpoint: Path | None) -> SegViT:
-    """Return the reference that an artifact was built from; random weights are drawn anew.
+    """Return the reference that an artifact was built from; weights that it drew are drawn anew.
 
     Raises:
         ValueError: if its checkpoint is not given, or is another one.
@@ -176,7 +176,7 @@ def load_reference(folder: Path, checkpoint: Path | None) -> SegViT:
     from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 
     described = Manifest.read(folder).model
-    if described.random_weights:
+    if described.checkpoint_sha256 is None:
         return build_model(find_variant(described.name)).eval()
     if checkpoint is None and described.name in SHIPPED_MODELS:
         checkpoint = shipped_checkpoint(described.name)

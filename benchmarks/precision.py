@@ -84,7 +84,7 @@ def _read_cast(graph: ir.Model, pattern: str | None, num_classes: int) -> ScoreR
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(graph, path)
-        return ScoreReader(path, "fp16", num_classes)
+        return ScoreReader(path, num_classes)
 
 
 def _format(reports: dict[str, ParityReport]) -> str:

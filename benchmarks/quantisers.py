@@ -127,7 +127,7 @@ class Bench:
             ir.save(self.graphs[precision], folder / f"{precision}.onnx")
         self.calibration: CalibrationImages | None = None
         self.check: CheckImages | None = None
-        self._reference = ScoreReader(folder / "fp32.onnx", "fp32", config.num_classes)
+        self._reference = ScoreReader(folder / "fp32.onnx", config.num_classes)
         self._known: dict[bytes, Prediction] = {}
 
     def load_images(self, num_calibration: int, num_check: int) -> None:
@@ -178,7 +178,7 @@ class Bench:
     def _compare(self, row: Row, path: Path) -> None:
         assert self.check is not None
         classes = self.config.num_classes
-        reader = ScoreReader(path, row.precision, classes)
+        reader = ScoreReader(path, classes)
         report = compare(
             self._refer, reader, self.check.images, self.check.truth, classes, 1, False
         )

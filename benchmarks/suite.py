@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_shipped(arguments: argparse.Namespace) -> Iterator[Step]:
     """Yield what is measured of the shipped models: FP16 and INT8, engines, latency and parity."""
-    folders, latencies, parities = [], [], []
+    folders, results = list[Path](), dict[str, list[str]](latency=[], parity=[])
     for model in arguments.models:
         built = []
         for precision in ("fp16", "int8"):
@@ -70,18 +70,16 @@ def list_shipped(arguments: argparse.Namespace) -> Iterator[Step]:
             yield _build(folder, f"--model={model}", f"--{precision}", *_CPU, "trt-rtx",
                          "--compute-capability=SM89", "--num-calibration-images=64")  # fmt: skip
             built.append(folder)
-        latency, parity = (_name(arguments, what, model) for what in ("latency", "parity"))
+        latency, parity = (_name(arguments, what, model) for what in results)
         yield _measure(built, latency, arguments, "--end-to-end", "--streams=2")
         yield Step("benchmarks.parity", (*_list(built), *_CPU, f"--out={parity}"), parity)
-        folders, latencies, parities = (
-            [*folders, *built],
-            [*latencies, latency],
-            [*parities, parity],
-        )
+        folders += built
+        results["latency"].append(str(latency))
+        results["parity"].append(str(parity))
     page = arguments.artifacts / "report.html"
     yield Step(
         "benchmarks.report",
-        (*_list(folders), "--latency", *map(str, latencies), "--parity", *map(str, parities),
+        (*_list(folders), "--latency", *results["latency"], "--parity", *results["parity"],
          f"--out={page}"),
         page,
     )  # fmt: skip
@@ -96,12 +94,17 @@ def list_peers(arguments: argparse.Namespace) -> Iterator[Step]:
     weights = arguments.artifacts / f"{model}.safetensors"
     yield Step("benchmarks.varied_weights", (f"--model={model}", f"--out={weights}"), weights)
     built = []
-    options = {"fp32": _CPU, "int8": ("--float-type=fp32", "--num-calibration-images=32", *_CPU)}
+    calibration = "--num-calibration-images=32"
+    options = {"fp32": ("--fp32", *_CPU),
+               "int8": ("--int8", "--float-type=fp32", calibration, *_CPU)}  # fmt: skip
     if computes_bf16(import_module("openvino").Core()):
-        options["bf16"] = ("--target", "openvino")
-    for precision, chosen in options.items():
-        folder = arguments.artifacts / f"{model}-{precision}"
-        yield _build(folder, f"--checkpoint={weights}", f"--{precision}", *chosen, "--num-images=4")
+        only = ("--target", "openvino")
+        options["bf16"] = ("--bf16", *only)
+        options["int8-bf16"] = ("--int8", "--float-type=bf16", calibration, *only)
+    for name, chosen in options.items():
+        folder = arguments.artifacts / f"{model}-{name}"
+        yield _build(folder, f"--checkpoint={weights}", "--random-weights",
+                     *chosen, "--num-images=4")  # fmt: skip
         built.append(folder)
     first, latency = arguments.artifacts / "first_run.json", _name(arguments, "latency", model)
     checkpoint = f"--checkpoint={weights}"

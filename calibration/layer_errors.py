@@ -112,7 +112,7 @@ class ErrorMeter:
         self._images, self._truth, self._num_classes = images, truth, num_classes
         self._against_float = against_float
         self._products = _name_products(model, scheme)
-        self._reference = _FloatScores(_open_reader(model, "fp32", num_classes))
+        self._reference = _FloatScores(_open_reader(model, num_classes))
 
     def check_group(self, name: str, group: frozenset[str]) -> None:
         """Raise ValueError where a group is empty or names no product of the scheme."""
@@ -131,7 +131,7 @@ class ErrorMeter:
         self.check_group(name, group)
         quantised = self._model.clone()
         quantise_model(quantised, self._scheme, self._ranges, self._products - group)
-        reader = _open_reader(quantised, self._scheme.name, self._num_classes)
+        reader = _open_reader(quantised, self._num_classes)
         report = compare(
             self._reference, reader, self._images, self._truth, self._num_classes,
             _read_batch(self._model), show_progress=False, against_reference=self._against_float,
@@ -238,12 +238,12 @@ def _name_products(model: ir.Model, scheme: Scheme) -> frozenset[str]:
     return frozenset(str(node.name) for node, _ in list_products(model.graph, scheme))
 
 
-def _open_reader(model: ir.Model, precision: str, num_classes: int) -> ScoreReader:
+def _open_reader(model: ir.Model, num_classes: int) -> ScoreReader:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         # Beside the graph, so that no size limit of the format stands in the way.
         ir.save(model, path, external_data="model.data")
-        return ScoreReader(path, precision, num_classes)
+        return ScoreReader(path, num_classes)
 
 
 def _read_batch(model: ir.Model) -> int:

@@ -38,7 +38,7 @@ from export.manifest import (
     hash_file,
     stage_artifact,
 )
-from export.passes import deploy_passes
+from export.passes import cast_beside_quantised, deploy_passes
 from export.slide_model import SlideModel
 from export.trace import trace_model
 from segvit.atomic import write_bytes
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load_model(arguments: argparse.Namespace, say: Say) -> SegViT:
     """Return the model to export: a checkpoint's, the shipped one, or one of random weights."""
     name = arguments.model
-    if arguments.random_weights:
+    if arguments.random_weights and arguments.checkpoint is None:
         torch.manual_seed(arguments.seed)
         model = build_model(find_variant(name or SHIPPED_MODELS[0]))
         say(f"model {model.config.name}: RANDOM weights, as asked (seed {arguments.seed})")
@@ -124,7 +124,8 @@ def _load_model(arguments: argparse.Namespace, say: Say) -> SegViT:
             f"checkpoint '{path}' leaves {', '.join(model.provenance.random_parts)} random; "
             "train it first with python -m segvit.train --checkpoint"
         )
-    say(f"model {model.config.name} from {path} (licence: {model.provenance.licence})")
+    random = ", RANDOM weights, as said" if arguments.random_weights else ""
+    say(f"model {model.config.name} from {path} (licence: {model.provenance.licence}{random})")
     return model
 
 
@@ -147,7 +148,7 @@ def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manif
             name=config.name,
             parameters=parameters,
             licence=provenance.licence if provenance else "none (random weights)",
-            random_weights=provenance is None,
+            random_weights=arguments.random_weights,
             checkpoint_sha256=provenance.sha256 if provenance else None,
             crop=config.image_size,
             stride=config.stride or config.image_size,
@@ -190,7 +191,9 @@ def _export(
     del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
     fired = []
     float_type = arguments.float_type or "fp16"
-    for graph_pass in deploy_passes(float_type if wanted else arguments.precision):
+    # ONNX Runtime calibrates, and computes no BF16.
+    first = "fp32" if float_type == "bf16" else float_type
+    for graph_pass in deploy_passes(first if wanted else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
     release_memory()
@@ -198,6 +201,10 @@ def _export(
     if wanted is not None:
         manifest = quantise_graph(arguments, graph, wanted, manifest, folder, say)
         fired.append("QdqInsertionPass")
+        if float_type == "bf16":
+            cast = cast_beside_quantised(graph.graph)
+            cast(graph)
+            fired.append(type(cast).__name__)
     graph.metadata_props.update(manifest.metadata())
     graph.metadata_props["config"] = model.config.to_json()
     path = folder / ONNX_NAME

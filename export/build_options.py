@@ -50,8 +50,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     output.add_argument("--json", action="store_true", help="print the manifest, nothing else")
     output.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
     arguments = parser.parse_args(argv)
-    if arguments.random_weights and arguments.checkpoint:
-        parser.error("--random-weights and --checkpoint exclude each other")
     if arguments.ranges and arguments.calibration_images:
         parser.error("--ranges and --calibration-images exclude each other")
     _check_quantisation(parser, arguments)
@@ -148,13 +146,21 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
         parser.error("--quantise-attention: not with --max-miou-drop, which frees linears alone")
     if arguments.max_miou_drop is not None and arguments.random_weights:
         parser.error("--max-miou-drop: random weights have no mIoU to lose")
-    if arguments.float_type == "fp32" and not (
-        arguments.target and set(arguments.target) <= {"ort", "openvino"}
-    ):
+    targets = set(arguments.target or ["auto"])
+    if arguments.float_type == "fp32" and not targets <= {"ort", "openvino"}:
         parser.error(
             "--float-type fp32: only with --target ort or openvino, since no compiler fuses "
             "attention in FP32"
         )
+    if arguments.float_type == "bf16" and targets != {"openvino"}:
+        parser.error(
+            "--float-type bf16: only with --target openvino; ONNX Runtime computes no BF16 on a "
+            "CPU, and engines take FP16"
+        )
+    if arguments.float_type == "bf16" and (
+        arguments.max_miou_drop is not None or arguments.precision != "int8"
+    ):
+        parser.error("--float-type bf16: only with --int8, and not with --max-miou-drop")
 
 
 def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
@@ -166,8 +172,9 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
         help="what ranges are taken from (default %(default)s)")  # fmt: skip
     add("--ranges", type=Path, metavar="FILE", help="ranges.json of the same graph, for no images")
     add("--quantise-attention", action="store_true", help="with --fp8: Q, K, V and softmax too")
-    add("--float-type", choices=("fp16", "fp32"),
-        help="of all that is not quantised; fp32 is for CPUs (default fp16)")  # fmt: skip
+    add("--float-type", choices=("fp16", "fp32", "bf16"),
+        help="of all that is not quantised; fp32 and, with --int8, bf16 are for CPUs (default "
+        "fp16)")  # fmt: skip
     add("--max-miou-drop", type=_parse_points, metavar="POINTS",
         help="search the fastest mixed precision that loses no more, of 100")  # fmt: skip
     add("--num-search-images", type=_positive, metavar="N",
@@ -183,7 +190,9 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
                        help=f"one of: {', '.join(VARIANTS)} (default: the checkpoint's, "
                        f"or {SHIPPED_MODELS[0]})")  # fmt: skip
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights; see README.md")
-    group.add_argument("--random-weights", action="store_true", help="build without a checkpoint")
+    group.add_argument("--random-weights", action="store_true",
+                       help="build without a checkpoint, or say that its weights are random: "
+                       "scores are gated then, labels are not")  # fmt: skip
     group.add_argument("--size", type=parse_size, metavar="HxW", help="input size")
 
 

@@ -60,7 +60,7 @@ def verify_artifact(
     reference = Reference(model, size, slides)
     cells = list_cells(size, reference.crop, reference.stride) if slides else ()
     classes = model.config.num_classes
-    reader = ScoreReader(path, arguments.precision, classes, size, cells)
+    reader = ScoreReader(path, classes, size, cells)
     report = compare(
         _keep_first(reference, len(golden), wanted),
         _keep_first(reader, 1, got),

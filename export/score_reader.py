@@ -26,9 +26,10 @@ from segvit.memory import release_memory
 class ScoreReader:
     """Labels and scores of a copy of the graph that differs only in also giving its scores.
 
+    Its BF16 is emulated, since the CPU provider lacks the kernels.
+
     Args:
         onnx_path: the shipped graph, labels or scores out.
-        precision: its precision; bfloat16 is emulated, since the CPU provider lacks its kernels.
         num_classes: K.
         size: (h, w) where images are resized from another size, None where they are not.
         cells: of a graph that slides over one image, whose scores come cell by cell.
@@ -37,7 +38,6 @@ class ScoreReader:
     def __init__(
         self,
         onnx_path: Path,
-        precision: str,
         num_classes: int,
         size: Size | None = None,
         cells: Sequence[Cell] = (),
@@ -45,7 +45,7 @@ class ScoreReader:
         model = ir.load(onnx_path)
         self.num_classes, self.size, self.cells = num_classes, size, cells
         self.gives_scores = model.graph.outputs[0].name == "scores"
-        for check_pass in check_passes(precision):
+        for check_pass in check_passes():
             check_pass(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 
 from export.passes.cast_precision import CastPrecisionPass
@@ -9,6 +11,7 @@ from export.passes.node_names import NodeNamesPass
 from export.passes.rounding_emulation import RoundingEmulationPass
 from export.passes.score_outputs import ScoreOutputsPass
 
+_DEQUANTIZE = "DequantizeLinear"
 PRECISIONS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 # What a 16-bit type is not used for. BF16 is for the range of the encoder's residual stream; the
 # head normalises every stream and the tail stays within 0 and a few, so both take FP16's three
@@ -29,7 +32,24 @@ def deploy_passes(precision: str) -> list[ir.passes.InPlacePass]:
     return [names, CastPrecisionPass(dtype, EXCEPTIONS.get(precision))]
 
 
-def check_passes(precision: str) -> list[ir.passes.InPlacePass]:
+def cast_beside_quantised(graph: ir.Graph) -> CastPrecisionPass:
+    """Return the pass that makes BF16 of all that Q/DQ left in FP32.
+
+    Q/DQ, the products between and their biases stay: an INT8 product is summed in 32 bits, and its
+    scales are no place to lose bits.
+    """
+    kept = {str(node.name) for node in graph if node.op_type in ("QuantizeLinear", _DEQUANTIZE)}
+    products = [use.node for node in graph if node.op_type == _DEQUANTIZE
+                for use in node.outputs[0].uses()]  # fmt: skip
+    kept.update(str(node.name) for node in products)
+    kept.update(
+        str(use.node.name) for node in products for use in node.outputs[0].uses()
+        if use.node.op_type == "Add" and any(v.is_initializer() for v in use.node.inputs if v)
+    )  # fmt: skip
+    exact = f"^({'|'.join(map(re.escape, sorted(kept)))})$"
+    return CastPrecisionPass(ir.DataType.BFLOAT16, {exact: ir.DataType.FLOAT, **EXCEPTIONS["bf16"]})
+
+
+def check_passes() -> list[ir.passes.InPlacePass]:
     """Return the passes from a copy of the shipped graph to one whose scores can be read here."""
-    scores = ScoreOutputsPass()
-    return [scores, RoundingEmulationPass()] if precision == "bf16" else [scores]
+    return [ScoreOutputsPass(), RoundingEmulationPass()]

@@ -110,6 +110,18 @@ def test_each_artifact_runs_on_the_targets_it_has(folder: Path, tmp_path: Path) 
         list_candidates(artifacts, ["trt"], (), 1, 1, None)
 
 
+def test_random_weights_of_a_checkpoint_are_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    manifest = Manifest.read(folder / "labels")
+    shutil.copytree(folder / "labels", tmp_path / "a")
+    replace(manifest, model=replace(manifest.model, random_weights=True)).write(tmp_path / "a")
+    artifact = ("--artifact", str(tmp_path / "a"), "--json")
+    assert main([*artifact, *_weights(folder), *LIGHT]) == 0
+    labels = json.loads(capsys.readouterr().out)["labels_equal_to_golden"]
+    assert labels["PyTorch eager"] > 0.999
+
+
 @pytest.mark.slow
 def test_torch_compile(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifact = ("--artifact", str(folder / "labels"), "--vs", "eager,compile", "--json")

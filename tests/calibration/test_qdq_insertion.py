@@ -26,8 +26,9 @@ from engines.audit import audit_engine, check_audit
 from engines.target import Target
 from engines.trt_builder import build_engine
 from export.deploy import DeployModel
-from export.passes import deploy_passes
+from export.passes import cast_beside_quantised, deploy_passes
 from export.passes.cast_precision import CastPrecisionPass
+from export.passes.rounding_emulation import RoundingEmulationPass
 from export.trace import trace_model
 from tests.graphs import relative_rms, run_graph, traced_graph
 from tests.tiny_models import make_config, make_model, random_images
@@ -286,6 +287,30 @@ def test_a_whole_graph_with_attention() -> None:
     assert insertion(model).modified
     assert not insertion(model).modified
     assert relative_rms(run_graph(model, images[:1])[0], expected) < 0.1
+
+
+def test_bf16_beside_int8_products() -> None:
+    """Products keep FP32 around their Q/DQ, the rest is BF16, and scores stay close."""
+    graph, images = traced_graph(output="scores"), random_images(1, 64, 64)
+    expected = run_graph(graph.clone(), images)[0]
+    limits = dict.fromkeys(list_activations(graph.graph, INT8), 6.0)
+    QdqInsertionPass(INT8, limits)(graph)
+    cast = cast_beside_quantised(graph.graph)
+    assert cast(graph).modified
+    kinds = {str(node.name): node.outputs[0].dtype for node in graph.graph}
+    products = [use.node for node in graph.graph if node.op_type == "DequantizeLinear"
+                for use in node.outputs[0].uses()]  # fmt: skip
+    assert products
+    for product in products:
+        assert kinds[str(product.name)] == ir.DataType.FLOAT
+    assert kinds["encoder/0/norm1/LayerNormalization"] == ir.DataType.BFLOAT16
+    assert not any(
+        node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and any(value.dtype == ir.DataType.BFLOAT16 for value in node.inputs if value)
+        for node in graph.graph
+    )
+    RoundingEmulationPass()(graph)
+    assert relative_rms(run_graph(graph, images)[0], expected) < 0.1
 
 
 @pytest.mark.trt_rtx

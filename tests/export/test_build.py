@@ -161,7 +161,6 @@ def test_the_command_that_is_kept_asks_for_the_fused_tail_again() -> None:
         (("--size", "64x"), "expected HxW in pixels"),
         (("--batch", "4:2:1"), "expected 1 <= MIN <= OPT <= MAX, got '4:2:1'"),
         (("--tail-strips", "0"), "expected a whole number above 0"),
-        (("--random-weights", "--checkpoint", "x.pth"), "exclude each other"),
         (("--fused-tail", "--output", "scores"), "--fused-tail: not with --output scores"),
         (("--fused-tail", "--mode", "slide", "--image-size", "9"), "not with --mode slide: it"),
         (("--fused-tail", "--resize-from", "9"), "--fused-tail: not with --resize-from: it"),

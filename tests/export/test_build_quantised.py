@@ -186,6 +186,8 @@ def test_a_budget_that_cannot_be_held_is_no_success(
         (["--fp8", "--quantise-attention", "--max-miou-drop", "1"], "frees linears alone"),
         (["--int8", "--images", "a", "--calibration-images", "a"], "others than --images"),
         (["--int8", "--float-type", "fp32"], "only with --target ort"),
+        (["--int8", "--float-type", "bf16"], "only with --target openvino"),
+        (["--fp8", "--float-type", "bf16", "--target", "openvino"], "only with --int8"),
     ],
 )
 def test_options_that_make_no_sense(

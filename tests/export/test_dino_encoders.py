@@ -101,7 +101,7 @@ def _traced(style: str, batch: int | None = 1) -> tuple[SegViT, ir.Model]:
 def test_graphs_stay_close(style: str, precision: str, tolerance: float) -> None:
     model, traced = _traced(style)
     graph = traced.clone()
-    for graph_pass in (*deploy_passes(precision), *check_passes(precision)):
+    for graph_pass in (*deploy_passes(precision), *check_passes()):
         graph_pass(graph)
     images = random_images(1, model.config.image_size, model.config.image_size)
     (got,) = run_graph(graph, images)

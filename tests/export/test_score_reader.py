@@ -32,7 +32,7 @@ def test_scores_are_the_reference_s(
     ir.save(traced_graph("cascade", output, batch, strips), path)
     before = path.read_bytes()
     images = random_images(count, 64, 64)
-    prediction = ScoreReader(path, "fp32", num_classes=7)(images)
+    prediction = ScoreReader(path, num_classes=7)(images)
     expected = predict_scores(make_model(make_config()), images)
     assert prediction.scores.shape == (count, 7, 64, 64)
     assert relative_rms(prediction.scores, expected) < ORT_FP32_RMS

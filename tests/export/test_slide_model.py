@@ -95,7 +95,7 @@ def test_the_graph_gives_the_loop_s_labels_and_names_its_parts() -> None:
     expected = _slide(model, image[0])
     assert labels.dtype == np.uint8
     assert (labels[0] == expected.argmax(axis=0)).mean() >= GOLDEN_LABELS
-    for check_pass in check_passes("fp32"):
+    for check_pass in check_passes():
         check_pass(graph)
     cells = SlideModel(model, size).tail.cells
     _, *parts = run_graph(graph, image)

@@ -1,0 +1,108 @@
+"""The tables of latency beside peers in docs/results.md, from benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+
+from examples.results import RESULTS, Result, read_result
+from segvit.shipped import SHIPPED_MODELS
+
+_EAGER, _PLAIN = "PyTorch eager", "plain export on ort"
+_PEERS = (_EAGER, "torch.compile", _PLAIN)
+_MODEL = "vit_b_ade20k"
+# Ours over theirs: in FP32, and in the best precision.
+_AIMS = {_EAGER: (0.62, 0.28), _PLAIN: (0.85, 0.40)}
+
+
+def render_peers() -> list[str]:
+    """Return a published model beside what one would use instead, and whether two runs agree."""
+    result = _read_latest(_MODEL)
+    return [*_render_table(result), "", *_render_aims(result), "", _render_runs(result)]
+
+
+def render_shipped_latency() -> list[str]:
+    """Return the shipped models beside what one would use instead."""
+    tables = [_render_table(_read_latest(model)) for model in SHIPPED_MODELS]
+    return [line for table in tables for line in [*table, ""]][:-1]
+
+
+def render_variants() -> list[str]:
+    """Return what the Shrunk head saves of the time, beside what it saves of the arithmetic."""
+    result = read_result("variants")
+    lines = ["| | GMAC | p50 |", "|---|---|---|"]
+    for name, row in result["variants"].items():
+        lines.append(f"| `{name}` | {row['gmac']:.1f} | {row['latency']['p50_ms']:,.0f} ms |")
+    ratio = result["ratio"]
+    return [
+        *lines,
+        "",
+        f"Time {_show(ratio)}, arithmetic {result['gmac_ratio']:.3f}: "
+        f"{ratio['ratio'] / result['gmac_ratio'] - 1:+.1%}. {result['target']} "
+        f"{result['precision']}, random weights, {_describe(result)}.",
+    ]
+
+
+def _read_latest(model: str) -> Result:
+    """Return the newest result of a model, of whatever machine."""
+    results = [json.loads(p.read_text()) for p in RESULTS.glob(f"latency_{model}_*_??????.json")]
+    return max(results, key=lambda result: str(result["measured"]))
+
+
+def _render_table(result: Result) -> list[str]:
+    height, width = result["subject"]["size"]
+    lines = [
+        f"| `{result['subject']['model']}`, {height}x{width} | p50 | of eager | of plain export "
+        "| labels as PyTorch | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, latency in result["latency"].items():
+        ratios, labels = result["ratios"][name], result["labels_equal_to_golden"]
+        cells = [
+            name,
+            f"{latency['p50_ms']:,.1f} ms",
+            *(_show(ratios[peer]) if peer in ratios else "" for peer in (_EAGER, _PLAIN)),
+            f"{labels[name]:.5f}",
+            f"{result['peak_mib'][name]:,.0f} MiB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"{_describe(result)}, batch {result['batch']}, {result['rounds']} interleaved rounds; "
+        f"ratios are medians of rounds, with intervals of 95 %; other processes kept "
+        f"{result['load']['during']['other_cores']:.2f} cores busy.",
+    ]
+
+
+def _render_aims(result: Result) -> list[str]:
+    ours = [name for name in result["latency"] if name not in _PEERS]
+    groups = [[name for name in ours if name.endswith("fp32")], ours]
+    lines = ["| ours over | FP32 | aim | best precision | aim |", "|---|---|---|---|---|"]
+    for peer, aims in _AIMS.items():
+        cells = [peer]
+        for names, aim in zip(groups, aims, strict=True):
+            best = min(names, key=lambda name: float(result["ratios"][name][peer]["ratio"]))
+            cells += [f"{_show(result['ratios'][best][peer])}, {best}", f"≤ {aim:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _render_runs(result: Result) -> str:
+    ratios = result["against"]["ratios"]
+    apart = sorted(pair for pair, row in ratios.items() if not row["overlap"])
+    overlap = f"{len(ratios) - len(apart)} of {len(ratios)}"
+    which = f"; not those of {', '.join(apart)}" if apart else ""
+    return f"Measured twice: the intervals of {overlap} ratios overlap{which}."
+
+
+def _show(interval: Result) -> str:
+    return f"{interval['ratio']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"
+
+
+def _describe(result: Result) -> str:
+    machine = result["machine"]
+    versions = f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}, OpenVINO "
+    return (
+        f"{machine['processor']} ({machine['instructions']}), {result['threads']} threads; "
+        f"{versions}{machine['openvino'].split('-')[0]}"
+    )
