@@ -31,6 +31,13 @@ _PRESENT, _CLASS_LOGIT = 8, 8.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the checkpoint; return the exit code."""
+    arguments = _parse_arguments(argv)
+    write_varied_checkpoint(arguments.model, arguments.out, arguments.seed)
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.varied_weights",
         description="Write a checkpoint with random weights whose labels vary over an image.",
@@ -42,10 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
-    arguments = parser.parse_args(argv)
-    write_varied_checkpoint(arguments.model, arguments.out, arguments.seed)
-    print(f"wrote {arguments.out}")
-    return 0
+    return parser.parse_args(argv)
 
 
 def write_varied_checkpoint(model: str, path: Path, seed: int = 0) -> None:
