@@ -4,6 +4,7 @@ import hashlib
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import wraps
 
 import onnx_ir as ir
 import pytest
@@ -55,6 +56,7 @@ def _hash_module(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@wraps(_trace_model)
 def _trace_once(model: nn.Module, size: Size, batch: int | None) -> ir.Model:
     key = (_hash_module(model), size, batch)
     if key not in _graphs:

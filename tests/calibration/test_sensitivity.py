@@ -99,9 +99,10 @@ def test_a_group_costs_more_than_its_parts() -> None:
 
 
 def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_reader(_model: ir.Model, precision: str, _classes: int) -> layer_errors.Predict:
-        labels = np.array([[[0, 1 if precision == "fp32" else 0]]])
-        scores = np.full((1, 2, 1, 2), 2.0 if precision == "fp32" else 2.5, np.float32)
+    def open_reader(model: ir.Model, _classes: int) -> layer_errors.Predict:
+        is_float = all(node.op_type != "QuantizeLinear" for node in model.graph)
+        labels = np.array([[[0, 1 if is_float else 0]]])
+        scores = np.full((1, 2, 1, 2), 2.0 if is_float else 2.5, np.float32)
         return lambda _: layer_errors.Prediction(labels, scores)
 
     monkeypatch.setattr(layer_errors, "_open_reader", open_reader)

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from benchmarks.varied_weights import vary_labels
 from calibration.budget import BudgetSearch, Frontier
 from calibration.ranges import Ranges
 from export.build import main
@@ -151,18 +153,22 @@ def test_a_budget_is_searched_and_the_frontier_shipped(
 
 
 def test_a_budget_that_cannot_be_held_is_no_success(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The shipped model, since a tiny one of random weights gives every pixel the same label.
-    options = ["--fp8", "--target", "ort", "--float-type", "fp32", "--num-images", "2"]
-    first = [*options, "--num-calibration-images", "2", "--out", str(tmp_path / "first")]
-    assert main(first) == 0
+    model = make_model(make_config())
+    vary_labels(model, torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    save_checkpoint(model, tmp_path / "varied.safetensors")
+    options = ["--checkpoint", str(tmp_path / "varied.safetensors"), "--images",
+               str(place / "verify"), "--fp8", "--target", "ort", "--float-type",
+               "fp32"]  # fmt: skip
+    first = ["--random-weights", "--calibration-images", str(place / "calibrate")]
+    assert main([*options, *first, "--out", str(tmp_path / "first")]) == 0
     ranges = Ranges.load(tmp_path / "first" / "ranges.json")
     # Nothing that clips its activations at a ten-thousandth keeps its labels.
     clipped = {name: limit * 1e-4 for name, limit in ranges.limits.items()}
     replace(ranges, limits=clipped).save(tmp_path / "ranges.json")
     options += ["--ranges", str(tmp_path / "ranges.json"), "--max-miou-drop", "0",
-                "--num-search-images", "4", "--out", str(tmp_path / "none")]  # fmt: skip
+                "--num-search-images", "2", "--out", str(tmp_path / "none")]  # fmt: skip
     _fails(capsys, 1, "error: fp8 cannot hold a drop of 0 points: the best of", options)
     assert not (tmp_path / "none").exists()
     kept = tmp_path / "none.search"

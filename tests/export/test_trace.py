@@ -3,6 +3,7 @@
 import gc
 import re
 import weakref
+from inspect import unwrap
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_dead_outputs_and_constant_queries_are_gone() -> None:
 def test_weights_go_with_the_graph() -> None:
     deploy = DeployModel(make_model(make_config()), (64, 64))
     weights = [weakref.ref(w) for w in deploy.parameters() if w.ndim == 2]
-    graph = trace_model(deploy, (64, 64), batch=1)
+    graph = unwrap(trace_model)(deploy, (64, 64), batch=1)
     del deploy
     gc.collect()
     assert any(weight() is not None for weight in weights)
