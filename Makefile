@@ -55,9 +55,10 @@ CPP_FILES = $(shell git ls-files --cached --others --exclude-standard 'cpp/*.cpp
 
 .PHONY: cpp cpp-release cpp-asan cpp-tsan cpp-lint cpp-fuzz cpp-packages cpp-ready
 
-# The model, which the Python tests of the C++ programs open, is exported beside the compilers.
+# Each of the first two keeps one core busy, the others all. The model is for the Python tests.
 cpp: cpp-ready
-	$(MAKE) --jobs=2 --output-sync=line $(CPP_MODEL)/manifest.json cpp-tsan cpp-asan cpp-release
+	$(MAKE) --jobs=2 $(CPP_MODEL)/manifest.json cpp-tsan
+	$(MAKE) cpp-asan cpp-release
 
 # What is installed, and the tests that sanitizers cannot run.
 cpp-release: cpp-ready
@@ -67,10 +68,11 @@ cpp-release: cpp-ready
 
 # Every other test, and everything compiled. OpenVINO and TBB are not instrumented: what they
 # allocate for good is not ours to free, and TBB has to be told not to load a library of its own in
-# a way that AddressSanitizer cannot follow.
+# a way that AddressSanitizer cannot follow. A few files at once: headers cost more than code.
 cpp-asan: cpp-ready
 	cmake -S cpp -B build/cpp-asan $(CPP_OPTIONS) -DCMAKE_BUILD_TYPE=Debug \
-	  -DSEGVIT_SANITIZE=address,undefined -DSEGVIT_BUILD_EXAMPLES=OFF
+	  -DSEGVIT_SANITIZE=address,undefined -DSEGVIT_BUILD_EXAMPLES=OFF \
+	  -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=6
 	cmake --build build/cpp-asan
 	TBB_ENABLE_SANITIZERS=1 LSAN_OPTIONS=suppressions=$(abspath cpp/tests/lsan.supp) $(CTEST) build/cpp-asan
 

@@ -74,7 +74,7 @@ def write_artifact(folder: Path, variant: Variant) -> None:
     source, result = model.graph.input[0], model.graph.output[0]
     Manifest(
         version="0.1.0",
-        model=ModelInfo("sums", 3 * variant.classes, "Apache-2.0", random_weights=True),
+        model=ModelInfo("sums", 3 * variant.classes, "Apache-2.0", random_weights=False),
         precision="fp32",
         input=describe(source),
         outputs=(describe(result),),

@@ -16,15 +16,14 @@ if(NOT SEGVIT_TENSORRT AND NOT SEGVIT_TENSORRT_RTX)
 endif()
 segvit_add_test(tensorrt_entry_test
                 SOURCES tensorrt_entry_test.cpp tensorrt_cache_test.cpp ${entry_sources}
-                LIBRARIES segvit::internal LABELS tensorrt)
+                LIBRARIES segvit::internal)
 
 if(SEGVIT_CUDA_HEADERS)
   # CUDA's functions are those of tensorrt_fake_cuda.cpp, so its library is not linked.
   segvit_add_test(tensorrt_cuda_test
                   SOURCES tensorrt_cuda_test.cpp tensorrt_fake_cuda.cpp
                           "${PROJECT_SOURCE_DIR}/src/tensorrt_cuda.cpp"
-                          "${PROJECT_SOURCE_DIR}/src/tensorrt_graph.cpp"
-                  LABELS tensorrt)
+                          "${PROJECT_SOURCE_DIR}/src/tensorrt_graph.cpp")
   target_include_directories(tensorrt_cuda_test PRIVATE
     "${PROJECT_SOURCE_DIR}/src" "${PROJECT_SOURCE_DIR}/include")
   target_include_directories(tensorrt_cuda_test SYSTEM PRIVATE "${SEGVIT_CUDA_HEADERS}")
