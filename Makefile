@@ -81,7 +81,7 @@ cpp-asan: cpp-ready
 CPP_POOL = session call_gate instance_pool workers views
 cpp-tsan: cpp-ready
 	@mkdir -p build/cpp-tsan
-	g++ -std=c++20 -g1 -O1 -fsanitize=thread -Icpp/include -Icpp/src -DSEGVIT_TEST_ARTIFACTS='""' \
+	$(CXX) -std=c++20 -g1 -O1 -fsanitize=thread -Icpp/include -Icpp/src -DSEGVIT_TEST_ARTIFACTS='""' \
 	  cpp/tests/session_test.cpp $(CPP_POOL:%=cpp/src/%.cpp) -lgtest_main -lgtest -o build/cpp-tsan/session_test
 	build/cpp-tsan/session_test --gtest_brief=1
 
