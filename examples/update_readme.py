@@ -24,7 +24,6 @@ from examples.quantisation_figures import (
     render_quantisers,
 )
 from examples.results import RESULTS, ROOT, Result, read_result
-from examples.sweep_figures import render_sweep
 from segvit.shipped import SHIPPED_MODELS
 
 PAGES = (
@@ -311,7 +310,6 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "peers": render_peers,
     "shipped_latency": render_shipped_latency,
     "variants": render_variants,
-    "sweep": render_sweep,
     "overhead": render_overhead,
     "slide_graph": render_slide_graph,
 }
