@@ -161,7 +161,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--rounds",
         type=int,
-        default=20,
+        default=12,
         help="of the published model, five times as many of the shipped (default %(default)s)",
     )
     add("--artifacts", type=Path, default=Path("artifacts/bench"), metavar="DIR",
