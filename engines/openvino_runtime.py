@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,17 @@ def _describe_port(port: Any) -> TensorSpec:
     return TensorSpec(port.any_name, str(port.element_type.to_dtype()), tuple(shape))
 
 
+@cache
+def open_core() -> Any:
+    """Return OpenVINO's core, the only one and never freed.
+
+    On CPUs with AMX its plugin gives the thread that loads it another stack for signal handlers,
+    and frees that when the last user is gone: on any other thread, the first signal afterwards
+    ends the process.
+    """
+    return import_module("openvino").Core()
+
+
 def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> Any:
     """Return an ONNX file compiled for the CPU, to be computed as it is written.
 
@@ -123,7 +135,7 @@ def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> A
     Raises:
         ValueError: if OpenVINO cannot load it.
     """
-    core = import_module("openvino").Core()
+    core = open_core()
     settings: dict[str, Any] = {"NUM_STREAMS": streams}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -131,7 +143,7 @@ def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> A
         settings["LP_TRANSFORMS_MODE"] = "OFF"
     try:
         model = core.read_model(path)
-        in_bf16 = holds_bf16(model) and computes_bf16(core)
+        in_bf16 = holds_bf16(model) and computes_bf16()
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if in_bf16 else "f32"
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
@@ -147,9 +159,9 @@ def holds_bf16(model: Any) -> bool:
     )
 
 
-def computes_bf16(core: Any) -> bool:
+def computes_bf16() -> bool:
     """Return whether this CPU has BF16 instructions."""
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def sums_int8_exactly() -> bool:

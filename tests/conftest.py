@@ -3,11 +3,9 @@
 import hashlib
 import signal
 from collections import OrderedDict
-from collections.abc import Iterator
 from functools import wraps
 
 import onnx_ir as ir
-import pytest
 from hypothesis import settings
 from torch import Tensor, nn
 
@@ -21,18 +19,6 @@ settings.load_profile("any machine")
 # Started in the background by a shell, pytest ignores Ctrl-C, and so would the commands whose
 # answer to it is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def _leave_no_handler_of_children() -> Iterator[None]:
-    """Take back the handler that torch's loaders leave behind for the rest of the process.
-
-    With it, workers of this suite were killed by a segmentation fault of the kernel's, in whatever
-    test started its next process, on CPUs with AMX, whose signal frames are large.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
 
 
 # Tracing takes seconds, and many tests build the same few models: each is traced once a process.

@@ -41,6 +41,14 @@ ov::AnyMap make_settings(const Options& options, bool in_bf16) {
     return settings;
 }
 
+/// Never freed: on CPUs with AMX OpenVINO's plugin gives the thread that loads it another stack for
+/// signal handlers and frees that with its last user, on whatever thread; a signal would then end
+/// the process.
+ov::Core& openvino_core() {
+    static auto* const core = new ov::Core;
+    return *core;
+}
+
 /// Whether a model that was read has values in BF16.
 bool holds_bf16(const ov::Model& model) {
     return std::ranges::any_of(model.get_ops(), [](const auto& node) {
@@ -167,7 +175,7 @@ std::unique_ptr<Backend> load_openvino(const Manifest& manifest, const Options& 
     const auto path = verify_onnx(manifest);
     const auto& [smallest, typical, largest] = manifest.batch;
     try {
-        ov::Core core;
+        auto& core = openvino_core();
         const auto graph = core.read_model(path.string());
         const bool in_bf16 = holds_bf16(*graph) && computes_bf16(core);
         auto model = core.compile_model(graph, "CPU", make_settings(options, in_bf16));

@@ -3,6 +3,8 @@
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,6 +181,26 @@ def test_bf16_is_computed_where_the_file_holds_it(tmp_path: Path, dtype: str) ->
     path = tmp_path / "m.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     compiled = openvino_runtime.compile_model(path, threads=1)
-    wanted = dtype == "BFLOAT16" and openvino_runtime.computes_bf16(openvino.Core())
+    wanted = dtype == "BFLOAT16" and openvino_runtime.computes_bf16()
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     assert hint == ("bf16" if wanted else "f32")
+
+
+def test_signals_are_survived_after_a_runtime_is_freed_elsewhere(folder: Path) -> None:
+    """On the thread that loaded OpenVINO; without AMX this cannot fail."""
+    code = f"""
+import signal, subprocess, sys, threading
+from engines.runtime import open_runtime
+signal.signal(signal.SIGCHLD, lambda *_: None)
+runtimes = [open_runtime({str(folder)!r}, "openvino")]
+def free():
+    runtimes.pop().close()
+thread = threading.Thread(target=free)
+thread.start()
+thread.join()
+subprocess.run([sys.executable, "-c", "pass"], check=True)
+print("alive")
+"""
+    run = [sys.executable, "-X", "faulthandler", "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
