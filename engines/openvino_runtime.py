@@ -63,8 +63,9 @@ class OpenVinoEngine:
             notes.append(f"openvino: {streams} of {instances} instances run at once, for want of "
                          "threads")  # fmt: skip
         hint = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if manifest.precision == "bf16" and hint == "f32":
-            notes.append("openvino: this CPU has no BF16 instructions, so they are FP32")
+        asked_bf16 = manifest.precision == "bf16" or "--float-type=bf16" in manifest.command
+        if asked_bf16 and hint == "f32":
+            notes.append("openvino: this CPU has no BF16 instructions: BF16 is computed in FP32")
         self.notes = tuple(notes)
 
     def make_instance(self) -> OpenVinoInstance:

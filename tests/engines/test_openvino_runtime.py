@@ -186,6 +186,16 @@ def test_bf16_is_computed_where_the_file_holds_it(tmp_path: Path, dtype: str) ->
     assert hint == ("bf16" if wanted else "f32")
 
 
+@pytest.mark.parametrize(
+    ("precision", "command"), [("bf16", ""), ("int8", "export.build --float-type=bf16")]
+)
+def test_bf16_that_a_cpu_lacks_is_said(folder: Path, precision: str, command: str) -> None:
+    manifest = Manifest.read(folder)  # of a graph without BF16, as it is computed there
+    said = replace(manifest, precision=precision, command=command)
+    notes = OpenVinoEngine(folder, said, parse_device("cpu"), 1).notes
+    assert notes == ("openvino: this CPU has no BF16 instructions: BF16 is computed in FP32",)
+
+
 def test_signals_are_survived_after_a_runtime_is_freed_elsewhere(folder: Path) -> None:
     """On the thread that loaded OpenVINO; without AMX this cannot fail."""
     code = f"""
