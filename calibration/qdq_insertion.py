@@ -47,7 +47,10 @@ class QdqInsertionPass(ir.passes.InPlacePass):
     3. softmax(q @ k) @ v of an encoder block -> q, k and v, behind the head transposes, and the
        softmax's output each through QuantizeLinear -> DequantizeLinear; compilers fuse all four or
        none. q, k and v share the largest of their ranges; the softmax's is 1.
-    4. Scales have the type of the activation; biases and everything else stay as they are.
+    4. Scales have the type of the activation. A bias `(D,)` of a quantised product becomes
+       `(1, .., 1, D)`: ONNX Runtime joins a product and a bias of one dimension to a float Gemm
+       before it looks for Q/DQ, and then dequantises the weights in every call.
+    5. Everything else stays as it is.
 
     Refuses: a product or an attention without a range for an activation; floats other than FP32 and
     FP16. An attention whose logits or softmax anything else reads stays float: it never fuses.
@@ -92,8 +95,29 @@ class QdqInsertionPass(ir.passes.InPlacePass):
         limit = self._find_limit(activation, node) if rule.limit is None else rule.limit
         node.replace_input_with(0, self._quantise_activation(activation, limit, node))
         node.replace_input_with(1, self._quantise_weight(weight, rule.weights, node))
-        if not weight.uses() and weight.name:
-            self._graph.initializers.pop(weight.name)
+        self._drop_unused(weight)
+        self._widen_bias(node.outputs[0])
+
+    def _widen_bias(self, product: ir.Value) -> None:
+        """Give the bias that is added to a product as many dimensions as the product has."""
+        uses, rank = tuple(product.uses()), len(product.shape or ())
+        if len(uses) != 1 or uses[0].node.op_type != "Add" or rank < 3:
+            return
+        add, index = uses[0].node, 1 - uses[0].idx
+        bias = add.inputs[index]
+        if bias is None or bias.const_value is None or len(bias.const_value.shape) != 1:
+            return
+        name, array = f"{bias.name}/row", bias.const_value.numpy()
+        wide = self._graph.initializers.get(name)  # several products may share a bias
+        if wide is None:
+            dtype = bias.dtype or ir.DataType.FLOAT
+            wide = self._add(name, array.reshape((1,) * (rank - 1) + array.shape), dtype)
+        add.replace_input_with(index, wide)
+        self._drop_unused(bias)
+
+    def _drop_unused(self, constant: ir.Value) -> None:
+        if not constant.uses() and constant.name:
+            self._graph.initializers.pop(constant.name)
 
     def _quantise_attention(self, attention: Attention) -> None:
         query, key, value = attention.operands

@@ -1,11 +1,14 @@
 """Q/DQ insertion: scales by hand, rounding by property, near misses, equality, idempotence."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +128,37 @@ def test_a_whole_graph(head: str, scheme: Scheme) -> None:
         products
     )
     assert relative_rms(run_graph(model, images)[0], expected) < 0.1
+
+
+@pytest.mark.parametrize("head", ["cascade", "shrunk"])
+def test_onnx_runtime_multiplies_in_int8(head: str, tmp_path: Path) -> None:
+    """It makes an integer product of each, where it joined those with a bias to a float Gemm."""
+    model = traced_graph(head)
+    products = [str(node.name) for node, _ in list_products(model.graph, INT8)]
+    limits = dict.fromkeys(list_activations(model.graph, INT8), 6.0)
+    QdqInsertionPass(INT8, limits)(model)
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    settings.log_severity_level = 3  # it warns that such a file is for this machine only
+    proto = ir.to_proto(model).SerializeToString()
+    onnxruntime.InferenceSession(proto, settings, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    assert {n.name for n in nodes if n.op_type == "MatMulIntegerToFloat"} == set(products)
+
+
+def test_products_that_share_a_bias_share_its_row() -> None:
+    model = traced_graph()
+    shared = ir.Value(name="bias", const_value=ir.Tensor(np.zeros(32, np.float32), name="bias"))
+    model.graph.initializers.add(shared)
+    adds = [node for node in model.graph if re.fullmatch(r"encoder/\d/fc2/Add", str(node.name))]
+    own = {str(add.inputs[1].name) for add in adds}
+    for add in adds:
+        add.replace_input_with(1, shared)
+    QdqInsertionPass(INT8, dict.fromkeys(list_activations(model.graph, INT8), 6.0))(model)
+    assert {str(add.inputs[1].name) for add in adds} == {"bias/row"}
+    assert _array(model, "bias/row").shape == (1, 1, 32)
+    assert "bias" not in model.graph.initializers
+    assert len(own) == len(adds) == 4
 
 
 def test_shared_activations_are_quantised_once() -> None:
