@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from engines.arrays import Images, Output, Staging, batch_shape, check_tensors, view_array
+from engines.cpu import sums_int8_exactly
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
 from export.manifest import Manifest, TensorSpec
-
-_CPU_INFO = Path("/proc/cpuinfo")
-_INT8_SUMS = re.compile(r"\b(avx512_vnni|avx_vnni|amx_int8|asimddp)\b")
 
 
 class OpenVinoRuntimeError(RuntimeError):
@@ -163,11 +160,3 @@ def holds_bf16(model: Any) -> bool:
 def computes_bf16() -> bool:
     """Return whether this CPU has BF16 instructions."""
     return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def sums_int8_exactly() -> bool:
-    """Return whether this CPU is known to add products of INT8 in 32 bits."""
-    try:
-        return bool(_INT8_SUMS.search(_CPU_INFO.read_text()))
-    except OSError:
-        return False

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from engines.arrays import Images, Output, Staging, batch_shape, check_tensors, view_array
+from engines.cpu import sums_int8_exactly
 from engines.devices import Device
 from engines.runtime import verify_onnx
 from engines.target import Target
@@ -22,6 +23,7 @@ _PROVIDERS = {
 }
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _ERRORS_ONLY = 3
+_NO_INTEGER_PRODUCTS = "session.disable_quant_qdq"
 
 
 class OrtRuntimeError(RuntimeError):
@@ -99,6 +101,9 @@ class OrtInstance:
 def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
     """Return the session of an ONNX file on exactly the provider asked for.
 
+    Where the CPU's sums of INT8 products saturate they are computed in floats, as quantised as they
+    are: the CPU provider then takes Q/DQ for what they say and dequantises weights once.
+
     Raises:
         ValueError: if this onnxruntime lacks it, or cannot run the model on it.
     """
@@ -113,6 +118,8 @@ def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
     settings.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         settings.intra_op_num_threads = threads
+    if provider == "CPUExecutionProvider" and not sums_int8_exactly():
+        settings.add_session_config_entry(_NO_INTEGER_PRODUCTS, "1")
     options = {} if provider == "CPUExecutionProvider" else {"device_id": str(device.index)}
     try:
         session = onnxruntime.InferenceSession(

@@ -15,7 +15,7 @@ import pytest
 
 from engines import openvino_runtime
 from engines.devices import parse_device
-from engines.openvino_runtime import OpenVinoEngine, OpenVinoRuntimeError, sums_int8_exactly
+from engines.openvino_runtime import OpenVinoEngine, OpenVinoRuntimeError
 from engines.runtime import open_runtime
 from engines.target import Target, cannot_run_reason, installed_version, missing_reason
 from export.build import main
@@ -117,25 +117,6 @@ def test_its_own_failures_are_one_error(
             with pytest.raises(OpenVinoRuntimeError, match="failed to run the model: out of mem"):
                 runtime.infer(images[:1])
         assert runtime.infer(images[:1]).shape == (1, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("flags", "exact"),
-    [
-        ("fpu avx2 avx512_vnni", True),
-        ("avx_vnni", True),
-        ("avx avx2 avx512f", False),
-        (None, False),
-    ],
-)
-def test_int8_sums_are_trusted_where_the_cpu_has_them(
-    flags: str | None, exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "cpuinfo"
-    if flags is not None:
-        path.write_text(f"flags\t\t: {flags}\n")
-    monkeypatch.setattr(openvino_runtime, "_CPU_INFO", path)
-    assert sums_int8_exactly() is exact
 
 
 @pytest.mark.slow
