@@ -190,9 +190,8 @@ def _export(
     graph = trace_model(deploy, arguments.resize_from or size, batch)
     del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
     fired = []
-    float_type = arguments.float_type or "fp16"
     # ONNX Runtime calibrates, and computes no BF16.
-    first = "fp32" if float_type == "bf16" else float_type
+    first = "fp32" if arguments.float_type == "bf16" else arguments.float_type
     for graph_pass in deploy_passes(first if wanted else arguments.precision):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
@@ -201,7 +200,7 @@ def _export(
     if wanted is not None:
         manifest = quantise_graph(arguments, graph, wanted, manifest, folder, say)
         fired.append("QdqInsertionPass")
-        if float_type == "bf16":
+        if arguments.float_type == "bf16":
             cast = cast_beside_quantised(graph.graph)
             cast(graph)
             fired.append(type(cast).__name__)

@@ -75,7 +75,7 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
     options += ["--fused-tail"] if arguments.fused_tail else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
     if arguments.precision in SCHEMES:
-        options += [f"--float-type={arguments.float_type or 'fp16'}"]
+        options += [f"--float-type={arguments.float_type}"]
     if arguments.max_miou_drop is not None:
         options += [f"--max-miou-drop={arguments.max_miou_drop:g}"]
     options += [f"--batch={':'.join(map(str, arguments.batch))}"]
@@ -121,7 +121,10 @@ def _check_fused_tail(parser: argparse.ArgumentParser, arguments: argparse.Names
 
 
 def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Refuse options that only INT8 and FP8 have, and those that exclude each other."""
+    """Refuse options that only INT8 and FP8 have, and those that exclude each other.
+
+    Chooses the float type where none is given.
+    """
     given = {
         "--ranges": arguments.ranges,
         "--calibration-images": arguments.calibration_images,
@@ -161,6 +164,9 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
         arguments.max_miou_drop is not None or arguments.precision != "int8"
     ):
         parser.error("--float-type bf16: only with --int8, and not with --max-miou-drop")
+    # CPUs multiply in INT8 only between FP32, and have no FP16 of their own.
+    on_cpu = arguments.precision == "int8" and targets <= {"ort", "openvino"}
+    arguments.float_type = arguments.float_type or ("fp32" if on_cpu else "fp16")
 
 
 def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
@@ -174,7 +180,7 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     add("--quantise-attention", action="store_true", help="with --fp8: Q, K, V and softmax too")
     add("--float-type", choices=("fp16", "fp32", "bf16"),
         help="of all that is not quantised; fp32 and, with --int8, bf16 are for CPUs (default "
-        "fp16)")  # fmt: skip
+        "fp16; of INT8 for ort and openvino alone fp32)")  # fmt: skip
     add("--max-miou-drop", type=_parse_points, metavar="POINTS",
         help="search the fastest mixed precision that loses no more, of 100")  # fmt: skip
     add("--num-search-images", type=_positive, metavar="N",

@@ -207,7 +207,7 @@ def _search(
             f"{wanted.scheme.name} cannot hold a drop of {budget:g} points: the best of "
             f"{len(frontier.points)} mixed precisions tried, {best.quantised} products quantised, "
             f"drops {best.miou_drop_points:.3f}; all are in '{folder}' ({TABLE_NAME}, "
-            f"{PICTURE_NAME}); build with --{arguments.float_type or 'fp16'}, or allow more"
+            f"{PICTURE_NAME}); build with --{arguments.float_type}, or allow more"
         )
     return frontier, point
 
@@ -219,7 +219,7 @@ def _recommend(arguments: argparse.Namespace, frontier: Frontier, point: Point) 
     assert frontier.float_speed is not None
     unit = "ms estimated" if point.speed.estimated_ms is not None else "times the float graph"
     ours, floats = point.speed.cost, frontier.float_speed.cost
-    advice = f"--{arguments.float_type or 'fp16'} is recommended"
+    advice = f"--{arguments.float_type} is recommended"
     return (
         f"{arguments.precision.upper()} gains nothing here: {ours:.3f} {unit}, the float graph "
         f"{floats:.3f} ({frontier.setup.speed}); {advice}.",
