@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from export.manifest import Manifest
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     report = {"machine": describe_machine(), "builds": builds}
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(builds))
     return 0
 

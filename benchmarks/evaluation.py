@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photos import write_photos
-from segvit.atomic import write_bytes
+from benchmarks.result_files import write_result
 from segvit.cli import parse_size, run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.datasets.folder_evaluation import FolderEvaluation
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["memory"] = {"size": size, "classes": find_variant(arguments.model).num_classes}
     result["memory"] |= peak._asdict()
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(result, indent=2)}\n".encode())
+        write_result(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else _format(result))
     return 0
 

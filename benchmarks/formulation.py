@@ -15,13 +15,13 @@ from torch import nn
 
 from benchmarks.machine import describe_machine
 from benchmarks.plain_model import PlainModel
+from benchmarks.result_files import write_result
 from engines.audit import Audit, audit_engine
 from engines.target import Target
 from engines.trt_builder import BuildOptions, build_engine
 from export.deploy import DeployModel
 from export.passes import deploy_passes
 from export.trace import trace_model
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.model import build_model
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "forms": {name: asdict(audit.summary()) for name, audit in audits.items()},
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(audits))
     return 0
 

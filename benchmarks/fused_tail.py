@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from engines.fused_tail import (
     ITEM_BYTES,
     CompiledTail,
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report["not_timed"] = "PyTorch finds no NVIDIA GPU here: compiled, not run, not timed"
     written = _write_kernels(kernels, arguments.kernels) if arguments.kernels else []
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
         written.append(arguments.out)
     print(json.dumps(report, indent=2) if arguments.json else _format(report))
     if not arguments.json:

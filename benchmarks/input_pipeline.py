@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photos import write_photos
-from segvit.atomic import write_bytes
+from benchmarks.result_files import write_result
 from segvit.cli import parse_size, run_main
 from segvit.config import find_variant
 from segvit.datasets.folder import FolderDataset
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ratios": dict(zip(rates, (pipeline / rate for rate in plain), strict=False)),
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(result, indent=2)}\n".encode())
+        write_result(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else _format(result))
     return 0
 

@@ -21,7 +21,7 @@ from benchmarks.end_to_end import choose_files, measure_end_to_end
 from benchmarks.gpu_state import find_gpu_caveats, read_gpus
 from benchmarks.intervals import compare_paired
 from benchmarks.latency_options import parse_arguments
-from benchmarks.latency_results import SCHEMA, Result, compare_runs, read_result, write_result
+from benchmarks.latency_results import SCHEMA, compare_runs, read_latency
 from benchmarks.load import LoadWatch, pin_threads
 from benchmarks.machine import describe_machine
 from benchmarks.memory import measure_peak_mib
@@ -34,6 +34,7 @@ from benchmarks.peers import (
     open_candidate,
     run_once,
 )
+from benchmarks.result_files import Result, write_result
 from benchmarks.timing import Samples, Schedule, measure_rounds, summarise
 from benchmarks.trtexec import run_trtexec
 from engines.self_test import Golden, read_golden
@@ -48,7 +49,7 @@ _METHOD = {
     "Runtime use none that they do not choose themselves",
     "wait": "the CPU waits in cudaStreamSynchronize; no spin wait is asked for",
     "ratio": "median over rounds of one latency over the other of the same round; percentile "
-    "bootstrap over rounds",
+    "bootstrap over rounds, widened by their autocorrelation",
     "throughput": "images over the sum of the latencies, one call at a time",
 }
 _NOT_ON_CPU = "H2D, GPU compute, D2H, enqueue, GPU memory, energy: no candidate runs on a GPU"
@@ -60,7 +61,7 @@ _SETTLE_SECONDS = 0.005  # ONNX Runtime and OpenMP spin for about a millisecond
 def main(argv: Sequence[str] | None = None) -> int:
     """Time artifacts and, beside them, their peers."""
     arguments = parse_arguments(argv)
-    earlier = read_result(arguments.against) if arguments.against else None
+    earlier = read_latency(arguments.against) if arguments.against else None
     manifests = check_artifacts(arguments.artifact)
     first = manifests[0]
     golden = read_golden(arguments.artifact[0], first)

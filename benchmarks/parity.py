@@ -3,8 +3,9 @@
 The JSON, `schema` 1; shares and IoU are fractions, intervals `[low, high]` of 95 % from a paired
 bootstrap over images, None of fewer than two:
 
-- `machine`, `reference`, `data` (`source`, `images`, `size` HxW, `truth`: `masks`, or `reference`
-  where there are none and IoU is against the reference's own labels), `resamples`, `seed`, `notes`.
+- `command`, `machine`, `reference`, `data` (`source`, `images`, `size` HxW, `truth`: `masks`, or
+  `reference` where there are none and IoU is against the reference's own labels), `resamples`,
+  `seed`, `notes`.
 - `artifacts`, one entry an artifact and target: `artifact`, `target`, `precision`, `images`,
   `pixels`, `pixel_agreement`, `miou_reference`, `miou`, `miou_delta` (artifact less reference), the
   intervals `pixel_agreement_interval` and `miou_delta_interval`; `classes` (`name`,
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -41,16 +43,15 @@ from benchmarks.machine import describe_machine
 from benchmarks.parity_counts import ParityTally, count_classes
 from benchmarks.parity_images import FolderChoice, ParityImages, open_chosen, open_landcover
 from benchmarks.parity_options import parse_arguments
-from benchmarks.parity_table import format_report
+from benchmarks.parity_table import SCHEMA, format_report
+from benchmarks.result_files import write_result
 from engines.runtime import Runtime, infer_all, open_runtime
 from export.manifest import Manifest, verify_file
 from export.verify import GATES
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.images import Labels
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 
-SCHEMA = 1
 ONNX_NAME = "model.onnx"
 Label = Callable[[NDArray[np.uint8]], Labels]  # images (B, H, W, 3) to labels (B, H, W)
 
@@ -81,8 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for target in arguments.target
         ]  # fmt: skip
         different = _count_all(label, candidates, images, progress)
+    words = sys.argv[1:] if argv is None else argv
     report: dict[str, Any] = {
         "schema": SCHEMA,
+        "command": shlex.join(["python", "-m", "benchmarks.parity", *map(str, words)]),
         "machine": describe_machine(),
         "reference": reference,
         "data": {
@@ -102,10 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if arguments.bisect:
         report["bisect"] = _bisect_all(arguments, manifests, images)
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if arguments.out:
-        write_bytes(arguments.out, f"{text}\n".encode())
-    print(text if arguments.json else format_report(report))
+        write_result(arguments.out, report)
+    print(json.dumps(report, indent=2) if arguments.json else format_report(report))
     if arguments.out and not arguments.json:
         print(f"wrote {arguments.out}")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SCHEMA = 1
 _MOVES_SHOWN = 5
 
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from export.check_images import load_check_images
 from export.deploy import DeployModel
 from export.passes import PRECISIONS
@@ -22,7 +23,6 @@ from export.passes.node_names import NodeNamesPass
 from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import ParityReport, Prediction, compare
-from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
 from segvit.prediction import predict_scores
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "kept_in_fp32": {name: asdict(report) for name, report in reports.items()},
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(result, indent=2)}\n".encode())
+        write_result(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else _format(reports))
     return 0
 

@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from export.manifest import Manifest
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _save(report: dict[str, Any], path: Path | None) -> None:
     # After every row, so that an interruption costs one.
     if path:
-        write_bytes(path, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(path, report)
 
 
 def measure_accuracy(model: str, precision: str, calibration: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from benchmarks.other_quantisers import (
     quantise_with_modelopt,
     quantise_with_ort,
 )
+from benchmarks.result_files import write_result
 from calibration.images import CalibrationImages, load_calibration_images
 from calibration.qdq_insertion import list_products
 from calibration.quantization import Calibration, calibrate, quantise_model
@@ -37,7 +38,6 @@ from export.passes import deploy_passes
 from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import Prediction, compare
-from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import describe_error, run_main
 from segvit.config import SegViTConfig
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [asdict(row) for row in rows],
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(rows))
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_roofline import LIMITS, describe_gpus, list_gpus
-from benchmarks.latency_results import read_result
+from benchmarks.latency_results import read_latency
 from benchmarks.report_artifact import (
     REPORT_FOLDER,
     Shown,
@@ -50,7 +50,7 @@ def gather(folders: Sequence[Path], sources: Sources, shown: Shown) -> dict[str,
         ManifestError: if an artifact is not as built.
     """
     groups = group_artifacts(folders)
-    latencies = _find_results(groups, sources.latency, "latency", read_result, _was_timed)
+    latencies = _find_results(groups, sources.latency, "latency", read_latency, _was_timed)
     parities = _find_results(groups, sources.parity, "parity", read_parity, _was_compared)
     return {
         "models": [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parity_table import SCHEMA
 from benchmarks.report_plots import plot_layers
 from benchmarks.report_tables import Table, code, figure, make_table
+from benchmarks.result_files import read_result
 
-PARITY_SCHEMA = 1
 _CLASSES_SHOWN, _MOVES_SHOWN, _LAYERS_SHOWN = 25, 10, 8
 Result = Mapping[str, Any]
 
@@ -22,17 +22,7 @@ def read_parity(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no result of this schema version.
     """
-    try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no result: {error}; compare again with --out") from error
-    schema = result.get("schema") if isinstance(result, dict) else None
-    if schema != PARITY_SCHEMA:
-        raise ValueError(
-            f"'{path}' is a result of another version: expected schema {PARITY_SCHEMA}, got "
-            f"{schema!r}; compare again: python -m benchmarks.parity --out {path}"
-        )
-    return dict(result)
+    return read_result(path, "benchmarks.parity", SCHEMA)
 
 
 def describe_parity(result: Result) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from segvit.atomic import write_bytes
 Result = dict[str, Any]
 
 
-def write_result(path: Path, result: Result) -> None:
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result as JSON, replacing an older file only when complete."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -20,9 +20,9 @@ from benchmarks.engine_roofline import (
     read_engine,
 )
 from benchmarks.flop_ledger import FlopLedger, make_ledger
-from benchmarks.latency_results import read_result
+from benchmarks.latency_results import read_latency
+from benchmarks.result_files import write_result
 from engines.roofline import DEFAULT_GPU, GPUS
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS
 
@@ -78,7 +78,7 @@ def _match_measured(
     Raises:
         ValueError: if it measured none of them.
     """
-    result = read_result(path)
+    result = read_latency(path)
     rows: list[dict[str, str | float]] = []
     for engine in engines:
         name = f"{engine['target'].split()[0]} {engine['precision']}"
@@ -123,7 +123,7 @@ def _check_info(arguments: argparse.Namespace) -> int:
 
 def _finish(arguments: argparse.Namespace, report: Mapping[str, Any], text: str) -> None:
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     if arguments.json:
         print(json.dumps(report, indent=2))
     elif text:

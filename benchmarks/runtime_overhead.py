@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from benchmarks.timing import time_interleaved
 from engines.arrays import Images, batch_shape
 from engines.devices import parse_device
@@ -24,7 +25,6 @@ from engines.runtime import Runtime
 from engines.self_test import read_golden
 from engines.target import Target
 from export.manifest import Manifest
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.images import write_png
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if beside is not None:
         report["cpp"] = beside
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(report))
     return 0
 

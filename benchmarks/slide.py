@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
 from benchmarks.memory import measure_peak_mib
+from benchmarks.result_files import write_result
 from benchmarks.timing import time_interleaved
 from engines.runtime import infer_all, open_runtime
 from engines.target import Target
 from export.manifest import Manifest, verify_file
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.inference import score_slide
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "peak_mib": {name: measure_peak_mib(_run_once, name, arguments) for name in candidates},
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(report))
     return 0
 

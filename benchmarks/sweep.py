@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from benchmarks.timing import time_interleaved
 from calibration.scheme import SCHEMES
 from engines.kernels import parse_inspector
@@ -40,7 +43,6 @@ from engines.runtime import open_runtime
 from engines.self_test import read_golden
 from export.manifest import BuiltTarget, Manifest, read_verified, verify_file
 from export.verify import GATES
-from segvit.atomic import write_bytes
 from segvit.cli import describe_error, run_main
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -62,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
     setup = {name: getattr(arguments, name) for name in _SETUP}
     rows = _load_rows(arguments.out, setup) if arguments.resume else {}
+    words = sys.argv[1:] if argv is None else argv
+    described = {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", "-m", "benchmarks.sweep", *map(str, words)]),
+        "machine": describe_machine(),
+        "setup": setup,
+    }
     asked = [(model, name) for model in arguments.models for name in arguments.precisions]
     left = [key for key in asked if key not in rows]
     bar = tqdm(left, initial=len(asked) - len(left), total=len(asked), unit="row",
@@ -70,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model, precision in bar:
             bar.set_postfix_str(f"{model} {precision}")
             rows[model, precision] = make_row(model, precision, arguments)
-            _save(arguments.out, setup, rows)
+            write_result(arguments.out, {**described, "rows": list(rows.values())})
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"rows done are in {arguments.out}; go on with --resume") from None
     report = json.loads(arguments.out.read_text())
@@ -222,13 +231,6 @@ def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[tuple[str, str], Ro
                 "give the same options, another --out, or leave out --resume"
             )
     return known
-
-
-def _save(path: Path, setup: Mapping[str, Any], rows: Mapping[tuple[str, str], Row]) -> None:
-    report = {"schema": SCHEMA, "machine": describe_machine(), "setup": setup,
-              "rows": list(rows.values())}  # fmt: skip
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
 
 
 def _format(report: Mapping[str, Any]) -> str:

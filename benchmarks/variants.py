@@ -14,12 +14,12 @@ from typing import Any
 from benchmarks.build_run import run_build
 from benchmarks.intervals import compare_paired
 from benchmarks.machine import describe_machine
+from benchmarks.result_files import write_result
 from benchmarks.timing import Schedule, measure_rounds, summarise
 from engines.runtime import open_runtime
 from engines.self_test import read_golden
 from engines.target import Target
 from export.manifest import Manifest
-from segvit.atomic import write_bytes
 from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.macs import count_macs
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "gmac_ratio": gmac[second] / gmac[first],
     }
     if arguments.out:
-        write_bytes(arguments.out, f"{json.dumps(report, indent=2)}\n".encode())
+        write_result(arguments.out, report)
     print(json.dumps(report, indent=2) if arguments.json else _format(report))
     return 0
 

@@ -120,7 +120,9 @@ def open_core() -> Any:
     return import_module("openvino").Core()
 
 
-def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> Any:
+def compile_model(
+    path: Path, threads: int | None = None, streams: int = 1, profile: bool = False
+) -> Any:
     """Return an ONNX file compiled for the CPU, to be computed as it is written.
 
     1. Floats are summed in FP32, unless the file holds BF16 and the CPU computes it: by itself
@@ -130,11 +132,17 @@ def compile_model(path: Path, threads: int | None = None, streams: int = 1) -> A
        0.9996), so there they are computed in floats, as quantised as they are.
     3. A stream runs one call at a time, so each of several requests needs its own.
 
+    Args:
+        path: the ONNX file.
+        threads: of all streams together; None leaves them to OpenVINO.
+        streams: calls that run at once.
+        profile: have each operator timed.
+
     Raises:
         ValueError: if OpenVINO cannot load it.
     """
     core = open_core()
-    settings: dict[str, Any] = {"NUM_STREAMS": streams}
+    settings: dict[str, Any] = {"NUM_STREAMS": streams, "PERF_COUNT": profile}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     if not sums_int8_exactly():

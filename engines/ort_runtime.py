@@ -98,11 +98,19 @@ class OrtInstance:
         return out
 
 
-def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
+def open_session(
+    path: Path, device: Device, threads: int | None = None, profile: Path | None = None
+) -> Any:
     """Return the session of an ONNX file on exactly the provider asked for.
 
     Where the CPU's sums of INT8 products saturate they are computed in floats, as quantised as they
     are: the CPU provider then takes Q/DQ for what they say and dequantises weights once.
+
+    Args:
+        path: the ONNX file.
+        device: the execution provider.
+        threads: of the CPU provider; None leaves it to ONNX Runtime.
+        profile: begins the name of the file that `end_profiling` writes, if one is wanted.
 
     Raises:
         ValueError: if this onnxruntime lacks it, or cannot run the model on it.
@@ -118,6 +126,8 @@ def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
     settings.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         settings.intra_op_num_threads = threads
+    if profile is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
     if provider == "CPUExecutionProvider" and not sums_int8_exactly():
         settings.add_session_config_entry(_NO_INTEGER_PRODUCTS, "1")
     options = {} if provider == "CPUExecutionProvider" else {"device_id": str(device.index)}
