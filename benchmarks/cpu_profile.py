@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report: Result = {
         "schema": SCHEMA,
         "command": shlex.join(["python", "-m", "benchmarks.cpu_profile", *map(str, words)]),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "threads": arguments.threads,
         "calls": arguments.calls,

@@ -29,6 +29,7 @@ example:
 """
 _VS = "--vs=eager,compile,ort,openvino,naive-onnx"
 _CPU = ("--target", "ort", "openvino")
+_GPU = ("trt-rtx", "--compute-capability=SM89")  # behind `_CPU`
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_shipped(arguments: argparse.Namespace) -> Iterator[Step]:
-    """Yield what is measured of the shipped models: FP16 and INT8, engines, latency and parity."""
+    """Yield what is measured of the shipped models: FP16 and INT8, engines, latency, parity."""
     folders, results = list[Path](), dict[str, list[str]](latency=[], parity=[])
     for model in arguments.models:
         built = []
-        for precision in ("fp16", "int8"):
-            folder = arguments.artifacts / f"{model}-{precision}"
-            yield _build(folder, f"--model={model}", f"--{precision}", *_CPU, "trt-rtx",
-                         "--compute-capability=SM89", "--num-calibration-images=64")  # fmt: skip
+        # What a GPU takes, and INT8 beside FP32 as CPUs want it.
+        for name, chosen in {"fp16": ("--fp16", *_CPU, *_GPU), "int8": ("--int8", *_CPU, *_GPU),
+                             "int8-cpu": ("--int8", *_CPU)}.items():  # fmt: skip
+            folder = arguments.artifacts / f"{model}-{name}"
+            yield _build(folder, f"--model={model}", *chosen, "--num-calibration-images=64")
             built.append(folder)
         latency, parity = (_name(arguments, what, model) for what in results)
         # Calls of a few milliseconds: five times as many cost little and narrow the intervals.
@@ -87,7 +89,7 @@ def list_shipped(arguments: argparse.Namespace) -> Iterator[Step]:
 
 
 def list_peers(arguments: argparse.Namespace) -> Iterator[Step]:
-    """Yield the comparison of a published model, measured twice: do the intervals overlap?
+    """Yield the comparison of a published model, measured twice, and where its time goes.
 
     Its weights are random, but vary the labels, so that comparing these says something.
     """
@@ -111,6 +113,8 @@ def list_peers(arguments: argparse.Namespace) -> Iterator[Step]:
     options = (f"--rounds={arguments.rounds}", f"--checkpoint={weights}")
     yield _measure(built, first, *options, "--no-memory")
     yield _measure(built, latency, *options, f"--against={first}")
+    profile = _name(arguments, "cpu_profile", model)
+    yield Step("benchmarks.cpu_profile", (*_list(built), *_CPU, f"--out={profile}"), profile)
 
 
 def _build(folder: Path, *options: str) -> Step:
@@ -160,7 +164,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--rounds",
         type=int,
-        default=12,
+        default=16,
         help="of the published model, five times as many of the shipped (default %(default)s)",
     )
     add("--artifacts", type=Path, default=Path("artifacts/bench"), metavar="DIR",

@@ -16,13 +16,13 @@ _AIMS = {_EAGER: (0.62, 0.28), _PLAIN: (0.85, 0.40)}
 
 def render_peers() -> list[str]:
     """Return a published model beside what one would use instead, and whether two runs agree."""
-    result = _read_latest(_MODEL)
+    result = _read_latest("latency", _MODEL)
     return [*_render_table(result), "", *_render_aims(result), "", _render_runs(result)]
 
 
 def render_shipped_latency() -> list[str]:
     """Return the shipped models beside what one would use instead."""
-    tables = [_render_table(_read_latest(model)) for model in SHIPPED_MODELS]
+    tables = [_render_table(_read_latest("latency", model)) for model in SHIPPED_MODELS]
     return [line for table in tables for line in [*table, ""]][:-1]
 
 
@@ -42,9 +42,33 @@ def render_variants() -> list[str]:
     ]
 
 
-def _read_latest(model: str) -> Result:
+def render_cpu_profile() -> list[str]:
+    """Return where a call's time goes on the CPU runtimes, and how fast products are computed."""
+    result = _read_latest("cpu_profile", _MODEL)
+    lines = [
+        f"| `{_MODEL}` | call | products | GFLOP/s | encoder | head | tail |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in result["runs"]:
+        cells = [
+            f"{run['artifact'].removeprefix(f'{_MODEL}-')} on {run['target']}",
+            f"{run['call_ms']:,.0f} ms",
+            f"{run['products_ms'] / run['operators_ms']:.0%}",
+            f"{run['products_gflops']:,.0f}",
+            *(f"{run['parts'][part]['ms']:,.0f} ms" for part in ("encoder", "head", "tail")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"Means of {result['calls']} calls; FP32 products of two large matrices reached "
+        f"{result['peak_gflops']['fp32']:,.0f} GFLOP/s in PyTorch just before. {_describe(result)}.",
+    ]
+
+
+def _read_latest(what: str, model: str) -> Result:
     """Return the newest result of a model, of whatever machine."""
-    results = [json.loads(p.read_text()) for p in RESULTS.glob(f"latency_{model}_*_??????.json")]
+    results = [json.loads(p.read_text()) for p in RESULTS.glob(f"{what}_{model}_*_??????.json")]
     return max(results, key=lambda result: str(result["measured"]))
 
 

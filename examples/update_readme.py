@@ -15,7 +15,12 @@ from pathlib import Path
 
 from calibration.budget import FRONTIER_NAME, Frontier, Point
 from examples.embedding_figures import render_overhead, render_slide_graph
-from examples.latency_figures import render_peers, render_shipped_latency, render_variants
+from examples.latency_figures import (
+    render_cpu_profile,
+    render_peers,
+    render_shipped_latency,
+    render_variants,
+)
 from examples.quantisation_figures import (
     render_budget,
     render_frontier,
@@ -310,6 +315,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "peers": render_peers,
     "shipped_latency": render_shipped_latency,
     "variants": render_variants,
+    "cpu_profile": render_cpu_profile,
     "overhead": render_overhead,
     "slide_graph": render_slide_graph,
 }

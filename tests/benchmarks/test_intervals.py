@@ -50,7 +50,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_rounds_that_are_alike_widen_it() -> None:
     """Half of a round's deviation stays for the next one, as where a neighbour comes and goes.
 
-    As of independent rounds the interval would hold the truth three times of four (0.77).
+    As of independent rounds the interval would hold the truth four times of five (0.81).
     """
     rng = np.random.default_rng(4)
     held, correlations = 0, []

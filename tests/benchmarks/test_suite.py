@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import latency_options, parity_options, report, suite, varied_weights
+from benchmarks import cpu_profile, latency_options, parity_options, report, suite, varied_weights
 from benchmarks.suite import Step, list_peers, list_shipped, main
 from export import build_options
 from segvit.cli import run_main
 from segvit.shipped import SHIPPED_MODELS
 
 PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
+    "benchmarks.cpu_profile": cpu_profile._parse_arguments,
     "benchmarks.latency": latency_options.parse_arguments,
     "benchmarks.parity": parity_options.parse_arguments,
     "benchmarks.report": report._parse_arguments,
