@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     caveats = [
         *find_load_caveats(load, int(machine["cores"]), arguments.threads),
         *find_gpu_caveats(gpus, gpus_after),
-        *(text for run in runs for text in run["warnings"]),
+        *_list_warnings(runs),
     ]
     words = sys.argv[1:] if argv is None else argv
     result: Result = {
@@ -111,6 +111,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_result(arguments.out, result)
     print(json.dumps(result, indent=2) if arguments.json else _format(result))
     return 0
+
+
+def _list_warnings(runs: Sequence[Result]) -> list[str]:
+    """Return the warnings of each batch size, which is named where there are several."""
+    return [
+        f"batch {run['batch']}: {text}" if len(runs) > 1 else text
+        for run in runs
+        for text in run["warnings"]
+    ]
 
 
 def _measure_batch(

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.report_tables import Cell, Table, figure, make_table
 
-SWEEP_SCHEMA = 1
+SWEEP_SCHEMA = 2
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
             f"{setup['threads']} threads; parity on {setup['num_images']} images.",
             "table": _table_sweep(sweep),
             "failed": [
-                f"{row['model']} {row['precision']} failed: {row['error']}"
+                f"{row['model']} {row['precision']} {row['size']} failed: {row['error']}"
                 for row in sweep["rows"]
                 if row["error"]
             ],
@@ -46,9 +46,9 @@ def _table_sweep(sweep: Mapping[str, Any]) -> Table | None:
     gpus = sweep["setup"]["gpu"]
     targets = list(dict.fromkeys(target for row in rows for target in row["latency"]))
     return make_table(
-        "Models by precisions; estimates are at published peaks",
-        ("Model", "Precision", "Build, s", "Build's peak, GiB", "ONNX, MB", "Engine, MB", "Kernels",
-         "Moved, MB", *(f"Estimated on {gpu}, ms" for gpu in gpus),
+        "Models by precisions and sizes; estimates are at published peaks",
+        ("Model", "Precision", "Size", "Build, s", "Build's peak, GiB", "ONNX, MB", "Engine, MB",
+         "Kernels", "Moved, MB", *(f"Estimated on {gpu}, ms" for gpu in gpus),
          *(f"Median on {target}, ms" for target in targets),
          "Pixels equal", "Score error"),
         [_make_row(row, gpus, targets) for row in rows],
@@ -64,6 +64,7 @@ def _make_row(
     return (
         model,
         row["precision"],
+        row["size"],
         figure(row["build_seconds"], ".0f"),
         figure(row["peak_gib"], ".1f"),
         figure(row["onnx_mb"], ".1f"),

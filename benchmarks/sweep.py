@@ -1,8 +1,9 @@
-"""`python -m benchmarks.sweep`: models by precisions, what each build costs, weighs and keeps.
+"""`python -m benchmarks.sweep`: models by precisions and sizes, what each build costs and keeps.
 
-The JSON, `schema` 1: `machine`, `setup` (all that rows depend on beside model and precision) and
-`rows`, one a model and precision, written after each one. A row has `model`, `precision` and
-`error`: None, or the line that ended it, and nothing else then. A built row also has
+The JSON, `schema` 2: `command`, `machine`, `setup` (all that rows depend on beside what tells them
+apart) and `rows`, one a model, precision and size, written after each one. A row has `model`,
+`precision`, `size` (HxW) and `error`: None, or the line that ended it, and nothing else then. A
+built row also has
 
 - `random_weights`, `build_seconds`, `peak_gib`, `onnx_mb`, `not_built` (target to reason) and
   `parity`, the manifest's: labels are None of random weights, whose scores alone are compared;
@@ -28,7 +29,7 @@ from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -43,11 +44,12 @@ from engines.runtime import open_runtime
 from engines.self_test import read_golden
 from export.manifest import BuiltTarget, Manifest, read_verified, verify_file
 from export.verify import GATES
-from segvit.cli import describe_error, run_main
+from segvit.cli import describe_error, parse_size, run_main
 from segvit.config import VARIANTS
+from segvit.images import Size
 from segvit.shipped import SHIPPED_MODELS
 
-SCHEMA = 1
+SCHEMA = 2
 ONNX_NAME = "model.onnx"
 _SETUP = ("target", "compute_capability", "random_weights", "num_images",
           "num_calibration_images", "gpu", "rounds", "threads")  # fmt: skip
@@ -55,8 +57,17 @@ _EPILOG = """\
 example:
   python -m benchmarks.sweep --models vit_t_landcover vit_t_shrunk_landcover \\
       --precisions fp16 int8 fp8 --out benchmarks/results/sweep.json
+  python -m benchmarks.sweep --precisions fp16 --sizes 256x256 384x384 512x512 --out sizes.json
 """
 Row = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """What a row is of; `size` is HxW."""
+
+    model: str
+    precision: str
+    size: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,14 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": describe_machine(),
         "setup": setup,
     }
-    asked = [(model, name) for model in arguments.models for name in arguments.precisions]
+    asked = [
+        Case(model, precision, size)
+        for model in arguments.models
+        for size in _list_sizes(model, arguments.sizes)
+        for precision in arguments.precisions
+    ]
     left = [key for key in asked if key not in rows]
     bar = tqdm(left, initial=len(asked) - len(left), total=len(asked), unit="row",
                disable=arguments.json or None)  # fmt: skip
     try:
-        for model, precision in bar:
-            bar.set_postfix_str(f"{model} {precision}")
-            rows[model, precision] = make_row(model, precision, arguments)
+        for case in bar:
+            bar.set_postfix_str(" ".join(case))
+            rows[case] = make_row(case, arguments)
             write_result(arguments.out, {**described, "rows": list(rows.values())})
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"rows done are in {arguments.out}; go on with --resume") from None
@@ -90,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(rows[key]["error"] for key in asked))
 
 
-def make_row(model: str, precision: str, arguments: argparse.Namespace) -> Row:
+def make_row(case: Case, arguments: argparse.Namespace) -> Row:
     """Return one row; whatever ends it is its `error`.
 
     The build and the measurement each have a process of their own, so that neither memory nor a
     crash of one touches another.
     """
-    row = {"model": model, "precision": precision, "error": None}
-    options = _list_options(model, precision, arguments)
+    row = {**case._asdict(), "error": None}
+    options = _list_options(case, arguments)
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -116,13 +132,19 @@ def make_row(model: str, precision: str, arguments: argparse.Namespace) -> Row:
     return {**row, "build_seconds": seconds, "peak_gib": peak, **measured}
 
 
-def _list_options(model: str, precision: str, arguments: argparse.Namespace) -> list[str]:
-    options = [f"--model={model}", f"--{precision}", f"--num-images={arguments.num_images}"]
+def _list_sizes(model: str, asked: Sequence[Size] | None) -> list[str]:
+    side = VARIANTS[model].image_size
+    return [f"{height}x{width}" for height, width in asked or [(side, side)]]
+
+
+def _list_options(case: Case, arguments: argparse.Namespace) -> list[str]:
+    options = [f"--model={case.model}", f"--{case.precision}", f"--size={case.size}"]
+    options += [f"--num-images={arguments.num_images}"]
     options += [f"--target={target}" for target in arguments.target]
     options += [f"--compute-capability={arguments.compute_capability}"]
-    if arguments.random_weights and model not in SHIPPED_MODELS:
+    if arguments.random_weights and case.model not in SHIPPED_MODELS:
         options += ["--random-weights"]
-    if precision in SCHEMES:
+    if case.precision in SCHEMES:
         options += [f"--num-calibration-images={arguments.num_calibration_images}"]
     return options
 
@@ -207,7 +229,7 @@ def _measure_latency(artifact: Path, manifest: Manifest, rounds: int, threads: i
     return {"latency": latency, "not_run": not_run}
 
 
-def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[tuple[str, str], Row]:
+def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[Case, Row]:
     """Return the built rows of an earlier run; those that failed are tried again.
 
     Raises:
@@ -218,7 +240,8 @@ def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[tuple[str, str], Ro
     try:
         report = json.loads(path.read_bytes())
         schema, found, rows = (report[name] for name in ("schema", "setup", "rows"))
-        known = {(row["model"], row["precision"]): row for row in rows if not row["error"]}
+        built = [row for row in rows if not row["error"]]
+        known = {Case(*(row[name] for name in Case._fields)): row for row in built}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"'{path}' holds no sweep to go on with ({error}); leave out --resume"
@@ -235,19 +258,19 @@ def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[tuple[str, str], Ro
 
 def _format(report: Mapping[str, Any]) -> str:
     gpus = report["setup"]["gpu"]
-    lines = [f"{'':38}{'build s':>8}{'ONNX MB':>9}{'kernels':>9}{'MB moved':>10}"
+    lines = [f"{'':46}{'build s':>8}{'ONNX MB':>9}{'kernels':>9}{'MB moved':>10}"
              + "".join(f"{name + ' ms':>13}" for name in gpus)
              + f"{'ORT ms':>9}{'labels':>9}{'score RMS':>11}"]  # fmt: skip
     for row in report["rows"]:
-        name = f"{row['model']} {row['precision']}"
+        name = f"{row['model']} {row['precision']} {row['size']}"
         if row["error"]:
-            lines.append(f"{name:38}failed: {row['error']}")
+            lines.append(f"{name:46}failed: {row['error']}")
             continue
         engine = row["engines"][0] if row["engines"] else {}
         estimates = (engine.get("estimated_ms", {}).get(name) for name in gpus)
         parity = row["parity"] or {"details": {}}
         lines.append(
-            f"{name:38}{row['build_seconds']:8.0f}{row['onnx_mb']:9.1f}"
+            f"{name:46}{row['build_seconds']:8.0f}{row['onnx_mb']:9.1f}"
             f"{_show(engine.get('kernels'), 9, 'd')}{_show(engine.get('traffic_mb'), 10, '.0f')}"
             + "".join(_show(value, 13, ".3f") for value in estimates)
             + _show(row["latency"].get("ort", {}).get("p50_ms"), 9, ".1f")
@@ -264,8 +287,8 @@ def _show(value: float | None, width: int, style: str) -> str:
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sweep",
-        description="Build models in several precisions, each in its own process, and tabulate "
-        "build time, size, kernels, bytes, estimated and measured latency, and parity.",
+        description="Build models in several precisions and sizes, each in its own process, and "
+        "tabulate build time, weight, kernels, bytes, estimated and measured latency, and parity.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -274,6 +297,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME", help=f"default {' '.join(SHIPPED_MODELS)}")  # fmt: skip
     add("--precisions", nargs="+", choices=list(GATES), default=["fp32", "fp16", "int8", "fp8"],
         help="default fp32 fp16 int8 fp8")  # fmt: skip
+    add("--sizes", nargs="+", type=parse_size, metavar="HxW", help="default each model's own")
     add("--target", nargs="+", default=["ort", "trt-rtx"], metavar="NAME",
         help="default ort trt-rtx")  # fmt: skip
     add("--compute-capability", default=GPUS[DEFAULT_GPU].compute_capability, metavar="SM",

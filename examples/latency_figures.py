@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from examples.results import RESULTS, Result, read_result
+from examples.results import RESULTS, Result, describe_machine, read_result, show_ratio
 from segvit.shipped import SHIPPED_MODELS
 
 _EAGER, _PLAIN = "PyTorch eager", "plain export on ort"
@@ -36,9 +36,9 @@ def render_variants() -> list[str]:
     return [
         *lines,
         "",
-        f"Time {_show(ratio)}, arithmetic {result['gmac_ratio']:.3f}: "
+        f"Time {show_ratio(ratio)}, arithmetic {result['gmac_ratio']:.3f}: "
         f"{ratio['ratio'] / result['gmac_ratio'] - 1:+.1%}. {result['target']} "
-        f"{result['precision']}, random weights, {_describe(result)}.",
+        f"{result['precision']}, random weights, {describe_machine(result)}.",
     ]
 
 
@@ -58,11 +58,47 @@ def render_cpu_profile() -> list[str]:
             *(f"{run['parts'][part]['ms']:,.0f} ms" for part in ("encoder", "head", "tail")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    first, peak = result["runs"][0], result["peak_gflops"]["fp32"]
+    gflop = first["products_gflops"] * first["products_ms"] / 1e3
     return [
         *lines,
         "",
-        f"Means of {result['calls']} calls; FP32 products of two large matrices reached "
-        f"{result['peak_gflops']['fp32']:,.0f} GFLOP/s in PyTorch just before. {_describe(result)}.",
+        f"Means of {result['calls']} calls. In PyTorch FP32 products of two large matrices reached "
+        f"{peak:,.0f} GFLOP/s just before: at that rate the model's {gflop:,.0f} GFLOP alone take "
+        f"{gflop / peak * 1e3:,.0f} ms. {describe_machine(result)}.",
+    ]
+
+
+def render_sweep(name: str) -> list[str]:
+    """Return a sweep: models by precisions or sizes."""
+    result = read_result(name)
+    setup, gpu = result["setup"], result["setup"]["gpu"][0]
+    lines = [
+        "| model | precision | size | build | ONNX | kernels | moved "
+        f"| estimated, {gpu} | ONNX Runtime | pixels equal |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        engine = row["engines"][0]
+        estimate = engine["estimated_ms"][gpu]
+        cells = [
+            f"`{row['model']}`",
+            row["precision"].upper(),
+            row["size"],
+            f"{row['build_seconds']:.0f} s",
+            f"{row['onnx_mb']:.1f} MB",
+            str(engine["kernels"]),
+            f"{engine['traffic_mb']:.0f} MB",
+            "" if estimate is None else f"{estimate:.2f} ms",
+            f"{row['latency']['ort']['p50_ms']:.1f} ms",
+            f"{row['parity']['pixel_agreement']:.5f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"Engines for {setup['compute_capability']}; parity on {setup['num_images']} land-cover "
+        f"tiles, {setup['rounds']} calls timed. {describe_machine({**result, **setup})}.",
     ]
 
 
@@ -84,7 +120,7 @@ def _render_table(result: Result) -> list[str]:
         cells = [
             name,
             f"{latency['p50_ms']:,.1f} ms",
-            *(_show(ratios[peer]) if peer in ratios else "" for peer in (_EAGER, _PLAIN)),
+            *(show_ratio(ratios[peer]) if peer in ratios else "" for peer in (_EAGER, _PLAIN)),
             f"{labels[name]:.5f}",
             f"{result['peak_mib'][name]:,.0f} MiB",
         ]
@@ -92,8 +128,8 @@ def _render_table(result: Result) -> list[str]:
     return [
         *lines,
         "",
-        f"{_describe(result)}, batch {result['batch']}, {result['rounds']} interleaved rounds; "
-        f"ratios are medians of rounds, with intervals of 95 %; other processes kept "
+        f"{describe_machine(result)}, batch {result['batch']}, {result['rounds']} interleaved "
+        "rounds; ratios are medians of rounds, with intervals of 95 %; other processes kept "
         f"{result['load']['during']['other_cores']:.2f} cores busy.",
     ]
 
@@ -106,7 +142,7 @@ def _render_aims(result: Result) -> list[str]:
         cells = [peer]
         for names, aim in zip(groups, aims, strict=True):
             best = min(names, key=lambda name: float(result["ratios"][name][peer]["ratio"]))
-            cells += [f"{_show(result['ratios'][best][peer])}, {best}", f"≤ {aim:.2f}"]
+            cells += [f"{show_ratio(result['ratios'][best][peer])}, {best}", f"≤ {aim:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -117,16 +153,3 @@ def _render_runs(result: Result) -> str:
     overlap = f"{len(ratios) - len(apart)} of {len(ratios)}"
     which = f"; not those of {', '.join(apart)}" if apart else ""
     return f"Measured twice: the intervals of {overlap} ratios overlap{which}."
-
-
-def _show(interval: Result) -> str:
-    return f"{interval['ratio']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"
-
-
-def _describe(result: Result) -> str:
-    machine = result["machine"]
-    versions = f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}, OpenVINO "
-    return (
-        f"{machine['processor']} ({machine['instructions']}), {result['threads']} threads; "
-        f"{versions}{machine['openvino'].split('-')[0]}"
-    )

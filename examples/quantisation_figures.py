@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.results import Result, read_result
+from examples.results import Result, describe_machine, read_result, show_ratio
 
 # Of benchmarks.latency, which calls a row after its target and precision.
 _CPU_ROWS = {
@@ -51,14 +51,12 @@ def render_quantised_cpu() -> list[str]:
     """Return the latencies of FP32 and INT8 on ONNX Runtime's CPU provider."""
     result = read_result("quantised_cpu")
     lines = ["| `vit_b_ade20k`, 512 px | p50 | of FP32 |", "|---|---|---|"]
-    base = result["latency"]["ort fp32"]["p50_ms"]
     for name, figures in result["latency"].items():
-        ratio = f"{figures['p50_ms'] / base:.2f}"
-        lines.append(f"| {_CPU_ROWS.get(name, name)} | {figures['p50_ms']:,.0f} ms | {ratio} |")
-    machine, threads = result["machine"], result["threads"]
-    where = f"{machine['processor']} without VNNI, {threads} threads"
-    runs = f"{result['rounds']} interleaved rounds; ONNX Runtime {machine['onnxruntime']}"
-    return [*lines, "", f"{where}, {runs}."]
+        ratio = result["ratios"][name].get("ort fp32")
+        shown = show_ratio(ratio) if ratio else "1.00"
+        lines.append(f"| {_CPU_ROWS.get(name, name)} | {figures['p50_ms']:,.0f} ms | {shown} |")
+    runs = f"{result['rounds']} interleaved rounds, intervals of 95 %"
+    return [*lines, "", f"{describe_machine(result)}, {runs}."]
 
 
 def render_frontier() -> list[str]:

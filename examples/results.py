@@ -16,3 +16,18 @@ def read_result(name: str) -> Result:
     """Return benchmarks/results/<name>.json."""
     result: Result = json.loads((RESULTS / f"{name}.json").read_text())
     return result
+
+
+def show_ratio(interval: Result) -> str:
+    """Return a ratio and its interval."""
+    return f"{interval['ratio']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"
+
+
+def describe_machine(result: Result) -> str:
+    """Return what a result was measured on: processor, threads and versions."""
+    machine = result["machine"]
+    versions = f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}, OpenVINO "
+    return (
+        f"{machine['processor']} ({machine['instructions']}), {result['threads']} threads; "
+        f"{versions}{machine['openvino'].split('-')[0]}"
+    )

@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from calibration.budget import FRONTIER_NAME, Frontier, Point
@@ -19,6 +20,7 @@ from examples.latency_figures import (
     render_cpu_profile,
     render_peers,
     render_shipped_latency,
+    render_sweep,
     render_variants,
 )
 from examples.quantisation_figures import (
@@ -316,6 +318,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "shipped_latency": render_shipped_latency,
     "variants": render_variants,
     "cpu_profile": render_cpu_profile,
+    "sweep": partial(render_sweep, "sweep"),
+    "sweep_sizes": partial(render_sweep, "sweep_sizes"),
     "overhead": render_overhead,
     "slide_graph": render_slide_graph,
 }

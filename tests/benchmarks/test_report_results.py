@@ -173,22 +173,35 @@ def test_frontier_and_sensitivities(tmp_path: Path) -> None:
 
 def test_a_sweep_with_a_row_that_failed(tmp_path: Path) -> None:
     built = {
-        "model": "vit_t", "precision": "fp16", "error": None, "random_weights": True,
+        "model": "vit_t", "precision": "fp16", "size": "256x256", "error": None,
+        "random_weights": True,
         "build_seconds": 12.0, "peak_gib": 1.25, "onnx_mb": 6.0, "parity": None,
         "engines": [{"engine_mb": 12.0, "kernels": 127, "traffic_mb": 29.0,
                      "estimated_ms": {"L4": 0.25, "T4": None}}],
         "latency": {"ort": {"p50_ms": 4.5}},
     }  # fmt: skip
-    failed = {"model": "vit_b", "precision": "int8", "error": "no weights"}
+    failed = {"model": "vit_b", "precision": "int8", "size": "8x8", "error": "no weights"}
     setup = {"gpu": ["L4", "T4"], "rounds": 5, "threads": 2, "num_images": 4}
     path = tmp_path / "sweep.json"
-    sweep = {"schema": 1, "machine": {"processor": "a CPU"}, "setup": setup}
+    sweep = {"schema": 2, "machine": {"processor": "a CPU"}, "setup": setup}
     path.write_text(json.dumps({**sweep, "rows": [built, failed]}))
     shown = read_sweep(path)
     assert _texts([shown["table"]], "Models by precisions") == [
-        ["vit_t (random weights)", "fp16", "12", "1.2", "6.0", "12.0", "127", "29", "0.250", "4.5"]
+        [
+            "vit_t (random weights)",
+            "fp16",
+            "256x256",
+            "12",
+            "1.2",
+            "6.0",
+            "12.0",
+            "127",
+            "29",
+            "0.250",
+            "4.5",
+        ]
     ]
-    assert shown["failed"] == ["vit_b int8 failed: no weights"]
+    assert shown["failed"] == ["vit_b int8 8x8 failed: no weights"]
     path.write_text(json.dumps({**sweep, "rows": [failed]}))
     assert read_sweep(path)["table"] is None
     shutil.copy(__file__, path)

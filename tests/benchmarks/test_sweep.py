@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 from benchmarks import sweep
-from benchmarks.sweep import main, measure_artifact
+from benchmarks.result_files import write_result
+from benchmarks.sweep import Case, main, measure_artifact
 from engines.kernels import Kernel, KernelTensor, layers_document
 from export.manifest import AuditSummary, BuiltTarget, MissingTarget, hash_file
 from segvit.cli import run_main
@@ -26,22 +27,14 @@ def test_a_failed_row_stops_no_other(
     """The first build is real and fails; the row behind it is made up."""
     real, made = sweep.make_row, []
 
-    def make_row(model: str, precision: str, arguments: Any) -> dict[str, Any]:
-        made.append((model, precision))
-        return real(model, precision, arguments) if len(made) == 1 else built_row(model, precision)
+    def make_row(case: Case, arguments: Any) -> dict[str, Any]:
+        made.append(case)
+        return real(case, arguments) if len(made) == 1 else built_row(case)
 
     monkeypatch.setattr(sweep, "make_row", make_row)
     out = tmp_path / "sweep.json"
-    options = [
-        "--models",
-        "vit_b_ade20k",
-        "--precisions",
-        "fp32",
-        "fp16",
-        *QUICK,
-        "--out",
-        str(out),
-    ]
+    options = ["--models", "vit_b_ade20k", "--precisions", "fp32", "fp16", *QUICK]
+    options += ["--out", str(out)]
     assert main(options) == 1
     report = json.loads(out.read_text())
     failed, built = report["rows"]
@@ -49,20 +42,21 @@ def test_a_failed_row_stops_no_other(
     assert "ships without weights" in failed["error"]
     assert built["error"] is None
     printed = capsys.readouterr().out
-    assert "vit_b_ade20k fp32" in printed
+    assert "vit_b_ade20k fp32 512x512" in printed
     assert "failed: the build of 'vit_b_ade20k'" in printed
     assert "1.5e-03" in printed
     assert main([*options, "--resume", "--json"]) == 0
-    assert made == [("vit_b_ade20k", "fp32"), ("vit_b_ade20k", "fp16"), ("vit_b_ade20k", "fp32")]
+    assert [case.precision for case in made] == ["fp32", "fp16", "fp32"]
+    assert {(case.model, case.size) for case in made} == {("vit_b_ade20k", "512x512")}
     resumed = json.loads(capsys.readouterr().out)
     assert [(row["precision"], row["error"]) for row in resumed["rows"]] == [
         ("fp16", None), ("fp32", None),
     ]  # fmt: skip
 
 
-def built_row(model: str, precision: str) -> dict[str, Any]:
+def built_row(case: Case) -> dict[str, Any]:
     return {
-        "model": model, "precision": precision, "error": None, "build_seconds": 10.0,
+        **case._asdict(), "error": None, "build_seconds": 10.0,
         "onnx_mb": 3.0, "engines": [], "latency": {"ort": {"p50_ms": 8.0}},
         "parity": {"pixel_agreement": None, "details": {"score_rms": 1.5e-3}},
     }  # fmt: skip
@@ -103,6 +97,23 @@ def test_what_an_artifact_holds(tmp_path: Path) -> None:
     json.dumps(row, allow_nan=False)
 
 
+def test_each_size_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep, "make_row", lambda case, _: built_row(case))
+    out = tmp_path / "sweep.json"
+    options = ["--models", "vit_t_landcover", "--precisions", "fp32", "fp16", "--out", str(out)]
+    assert main([*options, "--sizes", "256", "256x512"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["precision"], row["size"]) for row in rows] == [
+        ("fp32", "256x256"), ("fp16", "256x256"), ("fp32", "256x512"), ("fp16", "256x512"),
+    ]  # fmt: skip
+    case = Case("vit_t_landcover", "fp16", "256x512")
+    arguments = sweep._parse_arguments([])
+    assert "--size=256x512" in sweep._list_options(case, arguments)
+    capsys.readouterr()
+
+
 @pytest.mark.slow
 @pytest.mark.trt_rtx
 def test_a_row_of_everything(tmp_path: Path) -> None:
@@ -124,7 +135,7 @@ def test_a_row_of_everything(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep.json"
-    sweep._save(out, {"target": ["ort"]}, {})
+    write_result(out, {"schema": sweep.SCHEMA, "setup": {"target": ["ort"]}, "rows": []})
     (tmp_path / "no.json").write_text("[]")
     for path, code, message in (
         (out, 1, "is of another compute-capability: expected SM89, got None; give the same"),
