@@ -62,10 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "threads": arguments.threads,
         "calls": arguments.calls,
         "peak_gflops": {"fp32": measure_peak_gflops(arguments.threads)},
-        "runs": [
-            profile(folder, manifests[folder], target, arguments.threads, arguments.calls)
-            for folder, target in pairs
-        ],
+        "runs": [profile(folder, manifests[folder], target, arguments) for folder, target in pairs],
     }
     if arguments.out:
         write_result(arguments.out, report)
@@ -73,8 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def profile(folder: Path, manifest: Manifest, target: str, threads: int, calls: int) -> Result:
+def profile(folder: Path, manifest: Manifest, target: str, arguments: argparse.Namespace) -> Result:
     """Return what one call of an artifact takes on a runtime, by part, kind and operator.
+
+    Args:
+        folder: the artifact.
+        manifest: its manifest.
+        target: of `PROFILERS`.
+        arguments: threads, calls, and how many of the slowest operators to return.
 
     Raises:
         ManifestError: if the ONNX file is not the one the manifest lists.
@@ -82,7 +85,7 @@ def profile(folder: Path, manifest: Manifest, target: str, threads: int, calls: 
     """
     path = verify_onnx(folder, manifest, Target(target))
     images = read_golden(folder, manifest).images[: manifest.batch[1]]
-    operators, seconds = PROFILERS[target](path, images, threads, calls)
+    operators, seconds = PROFILERS[target](path, images, arguments.threads, arguments.calls)
     flops = count_flops(path)
     total = sum(flops.values())
     rows = _describe(operators, flops)
@@ -97,7 +100,7 @@ def profile(folder: Path, manifest: Manifest, target: str, threads: int, calls: 
         "products_gflops": total / in_products / 1e6,
         "parts": _group(rows, "part", PARTS),
         "kinds": _group(rows, "kind"),
-        "operators": sorted(rows, key=lambda row: -row["ms"]),
+        "slowest": sorted(rows, key=lambda row: -row["ms"])[: arguments.top],
     }
 
 
@@ -172,7 +175,7 @@ def _format(report: Result, top: int) -> str:
             for name, group in list(groups.items())[: top if title == "kind" else None]:
                 lines.append(f"  {name:34}{group['operators']:6}{_show_time(group, run)}")
         lines.append("  slowest operators")
-        for row in run["operators"][:top]:
+        for row in run["slowest"]:
             label = f"{row['kind']} {', '.join(row['nodes']) or row['name']}"
             lines.append(f"  {_shorten(label, 40):40}{_show_time(row, run)}")
     return "\n".join(lines)
@@ -202,7 +205,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--calls", type=int, default=10, help="averaged, after one untimed (default %(default)s)")
     add("--threads", type=int, default=2, help="default %(default)s")
     add("--top", type=int, default=10, metavar="N",
-        help="kinds and operators shown; the JSON has all (default %(default)s)")  # fmt: skip
+        help="kinds that are shown, and operators (default %(default)s)")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="also write the JSON there")
     add("--json", action="store_true", help="print JSON only")
     add("-v", "--verbose", action="store_true", help="tracebacks")

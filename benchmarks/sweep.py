@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
+from benchmarks.report_sweep import SWEEP_SCHEMA
 from benchmarks.result_files import write_result
 from benchmarks.timing import time_interleaved
 from calibration.scheme import SCHEMES
@@ -49,7 +50,6 @@ from segvit.config import VARIANTS
 from segvit.images import Size
 from segvit.shipped import SHIPPED_MODELS
 
-SCHEMA = 2
 ONNX_NAME = "model.onnx"
 _SETUP = ("target", "compute_capability", "random_weights", "num_images",
           "num_calibration_images", "gpu", "rounds", "threads")  # fmt: skip
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = _load_rows(arguments.out, setup) if arguments.resume else {}
     words = sys.argv[1:] if argv is None else argv
     described = {
-        "schema": SCHEMA,
+        "schema": SWEEP_SCHEMA,
         "command": shlex.join(["python", "-m", "benchmarks.sweep", *map(str, words)]),
         "machine": describe_machine(),
         "setup": setup,
@@ -247,7 +247,7 @@ def _load_rows(path: Path, setup: Mapping[str, Any]) -> dict[Case, Row]:
             f"'{path}' holds no sweep to go on with ({error}); leave out --resume"
         ) from error
     compared = {name: (wanted, found.get(name)) for name, wanted in setup.items()}
-    for name, (wanted, got) in {"schema": (SCHEMA, schema), **compared}.items():
+    for name, (wanted, got) in {"schema": (SWEEP_SCHEMA, schema), **compared}.items():
         if wanted != got:
             raise ValueError(
                 f"'{path}' is of another {name.replace('_', '-')}: expected {wanted}, got {got}; "

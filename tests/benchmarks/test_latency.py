@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import latency
 from benchmarks.latency import main
 from benchmarks.peers import list_candidates
 from export.build import main as build
@@ -184,3 +185,9 @@ def test_bad_input(
             run_main(main, [*LIGHT, *arguments])
         assert stopped.value.code == code, arguments
         assert message in capsys.readouterr().err
+
+
+def test_warnings_name_the_batch_where_there_are_several() -> None:
+    runs = [{"batch": 1, "warnings": ["few rounds"]}, {"batch": 4, "warnings": ["few rounds"]}]
+    assert latency._list_warnings(runs[:1]) == ["few rounds"]
+    assert latency._list_warnings(runs) == ["batch 1: few rounds", "batch 4: few rounds"]

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from benchmarks import sweep
+from benchmarks.report_sweep import SWEEP_SCHEMA
 from benchmarks.result_files import write_result
 from benchmarks.sweep import Case, main, measure_artifact
 from engines.kernels import Kernel, KernelTensor, layers_document
@@ -135,7 +136,7 @@ def test_a_row_of_everything(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep.json"
-    write_result(out, {"schema": sweep.SCHEMA, "setup": {"target": ["ort"]}, "rows": []})
+    write_result(out, {"schema": SWEEP_SCHEMA, "setup": {"target": ["ort"]}, "rows": []})
     (tmp_path / "no.json").write_text("[]")
     for path, code, message in (
         (out, 1, "is of another compute-capability: expected SM89, got None; give the same"),
