@@ -14,8 +14,9 @@ bootstrap over images, None of fewer than two:
   `changed_share`, `all_share`), distances being to the reference's boundaries.
 - `stability`, one entry a pair of artifacts of one command: `artifacts`, `target`, `files_equal`,
   `files_different` (names), `pixels_different`.
-- `bisect`, with that option, one entry an artifact: `artifact`, `precision`, `threshold`, `images`,
-  `first` (None, or `name`, `op_type`, `relative_rms`), `layers` of the same keys in graph order.
+- `bisect`, with that option, one entry an artifact: `artifact`, `target`, `precision`, `threshold`,
+  `images`, `first` (None, or `name`, `op_type`, `relative_rms`), `layers` of the same keys in graph
+  order.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from benchmarks.parity_options import parse_arguments
 from benchmarks.parity_table import SCHEMA, format_report
 from benchmarks.result_files import write_result
 from engines.runtime import Runtime, infer_all, open_runtime
+from engines.target import Target
 from export.manifest import Manifest, verify_file
 from export.verify import GATES
 from segvit.cli import run_main
@@ -287,11 +289,13 @@ def _bisect_all(
         threshold = arguments.bisect_threshold or GATES[manifest.precision].score_rms
         path = verify_file(folder, ONNX_NAME, manifest)
         layers = measure_divergence(
-            reference, path, manifest.precision, batches, not arguments.json
-        )
+            reference, path, manifest.precision, batches, not arguments.json,
+            Target(arguments.bisect_target),
+        )  # fmt: skip
         first = find_first(layers, threshold)
         found.append({
             "artifact": str(folder),
+            "target": arguments.bisect_target,
             "precision": manifest.precision,
             "threshold": threshold,
             "images": count,

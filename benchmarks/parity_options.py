@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from engines.target import Target
+
 _EPILOG = """\
 example:
   python -m export.build --model vit_t_landcover --fp32 --target ort --out artifacts/fp32
@@ -62,7 +64,10 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
 def _add_bisect_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--bisect", action="store_true",
-        help="compare every layer's output on ONNX Runtime; needs --reference")  # fmt: skip
+        help="compare every layer's output; needs --reference")  # fmt: skip
+    add("--bisect-target", choices=list(Target), default=Target.ORT, metavar="NAME",
+        help="what computes the artifacts' layers: ort, each as it is written (default), or "
+        "openvino, trt or trt-rtx, what their compilers leave of them")  # fmt: skip
     add("--bisect-images", type=int, default=2, metavar="N", help="default %(default)s")
     add("--bisect-threshold", type=float, metavar="RMS",
         help="relative error that diverges (default: the gate of the precision's scores)",

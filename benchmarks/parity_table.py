@@ -63,7 +63,8 @@ def _format_pair(pair: Mapping[str, Any]) -> str:
 
 
 def _format_bisect(entry: Mapping[str, Any]) -> str:
-    first, subject = entry["first"], f"{entry['artifact']} ({entry['precision']})"
+    first = entry["first"]
+    subject = f"{entry['artifact']} ({entry['precision']} on {entry['target']})"
     limit = f"{entry['threshold']:.1e} relative RMS"
     if first is None:
         return f"{subject}: no layer of {len(entry['layers'])} is off by more than {limit}"

@@ -129,8 +129,8 @@ def _describe_bisect(entry: Result) -> dict[str, Any]:
     errors = [layer["relative_rms"] for layer in layers]
     names = [layer["name"] for layer in layers]
     return {
-        "title": f"First diverging layer: {name}, {entry['precision']}, {images} "
-        f"image{'' if images == 1 else 's'}",
+        "title": f"First diverging layer: {name}, {entry['precision']} on {entry['target']}, "
+        f"{images} image{'' if images == 1 else 's'}",
         "text": text,
         "plot": plot_layers(names, errors, limit, first and names.index(first["name"])),
         "table": make_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -121,7 +122,11 @@ def open_core() -> Any:
 
 
 def compile_model(
-    path: Path, threads: int | None = None, streams: int = 1, profile: bool = False
+    path: Path,
+    threads: int | None = None,
+    streams: int = 1,
+    profile: bool = False,
+    outputs: Sequence[str] = (),
 ) -> Any:
     """Return an ONNX file compiled for the CPU, to be computed as it is written.
 
@@ -137,6 +142,8 @@ def compile_model(
         threads: of all streams together; None leaves them to OpenVINO.
         streams: calls that run at once.
         profile: have each operator timed.
+        outputs: values that it gives beside its own, in FP32; those that OpenVINO reads away are
+            left out.
 
     Raises:
         ValueError: if OpenVINO cannot load it.
@@ -151,10 +158,22 @@ def compile_model(
         model = core.read_model(path)
         in_bf16 = holds_bf16(model) and computes_bf16()
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if in_bf16 else "f32"
+        model = _expose(model, outputs) if outputs else model
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"'{path}' does not load on OpenVINO: {lines[-1]}") from error
+
+
+def _expose(model: Any, names: Sequence[str]) -> Any:
+    given = {name for port in model.outputs for name in port.names}
+    known = {name for op in model.get_ops() for port in op.outputs() for name in port.names}
+    added = [name for name in names if name in known - given]
+    model.add_outputs(added)
+    prepared = import_module("openvino.preprocess").PrePostProcessor(model)
+    for name in added:
+        prepared.output(name).tensor().set_element_type(import_module("openvino").Type.f32)
+    return prepared.build()
 
 
 def holds_bf16(model: Any) -> bool:

@@ -1,6 +1,7 @@
 """`benchmarks.divergence`: a planted error is named, and powers of two that move are none."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from benchmarks.divergence import LayerDivergence, find_first, measure_divergence
+from benchmarks.tapped_graphs import import_backend, load_network
 from calibration.outlier_migration import OutlierMigrationPass
+from engines import openvino_runtime
+from engines.target import Target, cannot_run_reason
 from tests.engines.conftest import write_segmenter
 from tests.tiny_models import random_images
 
@@ -40,7 +44,53 @@ def test_every_layer_is_close(write: Write, precision: str, most: float) -> None
     assert (max(errors) > 0) == (precision != "fp32")
 
 
-def test_a_planted_error_is_named(write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("fp16", 0.02), ("bf16", 0.2)])
+def test_every_layer_is_close_on_openvino(write: Write, precision: str, most: float) -> None:
+    layers = measure_divergence(
+        write("fp32"), write(precision), precision, IMAGES, False, Target.OPENVINO
+    )
+    assert len(layers) > 60
+    assert layers[-1].name.startswith("tail/")
+    assert 0 < max(layer.relative_rms for layer in layers) <= most
+
+
+def test_what_a_compiler_merges_is_left_out(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = measure_divergence(write("fp32"), write("fp16"), "fp16", IMAGES, False)
+    known = openvino_runtime._expose
+    monkeypatch.setattr(
+        openvino_runtime,
+        "_expose",
+        lambda model, names: known(model, [n for n in names if "fc1" in n]),
+    )
+    parts = measure_divergence(write("fp32"), write("fp16"), "fp16", IMAGES, False, Target.OPENVINO)
+    assert 0 < len(parts) < len(whole)
+
+
+@pytest.mark.trt_rtx
+def test_an_engines_unfused_tensors_can_be_read(write: Write) -> None:
+    """As far as no GPU is needed: the engine is the usual one but for a flag."""
+    pytest.importorskip("tensorrt_rtx", reason="builds with TensorRT-RTX")
+    path = write("fp16")
+    backend = import_backend(Target.TRT_RTX)
+    config = import_module("polygraphy.backend.tensorrt_rtx").CreateConfigRTX(
+        compute_capabilities=[(8, 9)]
+    )
+    readable, usual = (
+        np.frombuffer(backend.EngineBytesFromNetwork(network, config)(), np.uint8)
+        for network in (
+            load_network(path, Target.TRT_RTX),
+            backend.NetworkFromOnnxPath(str(path), strongly_typed=True),
+        )
+    )
+    assert readable.shape == usual.shape
+    assert 1 <= (readable != usual).sum() <= 8
+    if cannot_run_reason(Target.TRT_RTX):
+        with pytest.raises(ValueError, match=r"values of .* on trt-rtx cannot be read here: "):
+            measure_divergence(write("fp32"), path, "fp16", IMAGES, False, Target.TRT_RTX)
+
+
+@pytest.mark.parametrize("target", [Target.ORT, Target.OPENVINO])
+def test_a_planted_error_is_named(write: Write, tmp_path: Path, target: Target) -> None:
     model = ir.load(write("fp32"))
     planted = model.graph.node("encoder/1/fc1")
     weight = planted.inputs[1]
@@ -49,7 +99,7 @@ def test_a_planted_error_is_named(write: Write, tmp_path: Path) -> None:
     weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.1), name=weight.name)
     ir.save(model, tmp_path / "planted.onnx")
     planted_path = tmp_path / "planted.onnx"
-    layers = measure_divergence(write("fp32"), planted_path, "fp32", IMAGES, False)
+    layers = measure_divergence(write("fp32"), planted_path, "fp32", IMAGES, False, target)
     first = find_first(layers, 0.01)
     assert first is not None
     assert (first.name, first.op_type) == ("encoder/1/fc1", "MatMul")

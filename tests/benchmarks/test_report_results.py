@@ -112,8 +112,8 @@ def test_every_part_of_a_comparison() -> None:
         }],
         "stability": [{"artifacts": ["x/a", "x/b"], "target": "ort", "pixels_different": 3,
                        "files_different": ["golden.npz"]}],
-        "bisect": [{"artifact": "x/a", "precision": "fp16", "threshold": 1e-3, "images": 1,
-                    "first": layers[0], "layers": layers}],
+        "bisect": [{"artifact": "x/a", "target": "ort", "precision": "fp16", "threshold": 1e-3,
+                    "images": 1, "first": layers[0], "layers": layers}],
     })  # fmt: skip
     tables = shown["tables"]
     assert _texts(tables, "tiles, 16x16, against r")[0] == [
