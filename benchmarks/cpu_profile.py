@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from typing import Any
 from benchmarks.engine_roofline import PARTS
 from benchmarks.machine import describe_machine
 from benchmarks.operator_times import PROFILERS, Operator
-from benchmarks.result_files import Result, write_result
+from benchmarks.result_files import Result, describe_command, write_result
 from engines.roofline import count_flops
 from engines.runtime import verify_onnx
 from engines.self_test import read_golden
@@ -53,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f"no artifact is built for {' or '.join(arguments.target)}; give others with --target"
         )
-    words = sys.argv[1:] if argv is None else argv
     report: Result = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "-m", "benchmarks.cpu_profile", *map(str, words)]),
+        "command": describe_command("benchmarks.cpu_profile", argv),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "threads": arguments.threads,

@@ -59,7 +59,8 @@ def measure_divergence(
         target: what computes the candidate; on others than `ort` nodes may be missing.
 
     Raises:
-        ValueError: if the graphs share no node with a float output, or the target cannot run here.
+        ValueError: if the graphs share no node with a float output, or the target cannot run here
+            or gives none of their values.
     """
     with ExitStack() as stack:
         with TemporaryDirectory() as folder:
@@ -82,6 +83,11 @@ def measure_divergence(
                 if got.shape == expected[name].shape:
                     error, signal = _square(got, expected[name], precision in SCHEMES)
                     squares[name] = squares[name][0] + error, squares[name][1] + signal
+    if not any(signal for _, signal in squares.values()):
+        raise ValueError(
+            f"nothing of '{candidate}' could be read on {target}: its compiler leaves no layer's "
+            "values; bisect on another target, ort reads every layer as it is written"
+        )
     return tuple(
         LayerDivergence(name, first.taps[name].op_type, (error / signal) ** 0.5)
         for name, (error, signal) in squares.items()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -34,7 +32,7 @@ from benchmarks.peers import (
     open_candidate,
     run_once,
 )
-from benchmarks.result_files import Result, write_result
+from benchmarks.result_files import Result, describe_command, write_result
 from benchmarks.timing import Samples, Schedule, measure_rounds, summarise
 from benchmarks.trtexec import run_trtexec
 from engines.self_test import Golden, read_golden
@@ -78,10 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         *find_gpu_caveats(gpus, gpus_after),
         *_list_warnings(runs),
     ]
-    words = sys.argv[1:] if argv is None else argv
     result: Result = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "-m", "benchmarks.latency", *map(str, words)]),
+        "command": describe_command("benchmarks.latency", argv),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "subject": {"model": first.model.name, "size": list(first.input.shape[1:3])},

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -45,7 +44,7 @@ from benchmarks.parity_counts import ParityTally, count_classes
 from benchmarks.parity_images import FolderChoice, ParityImages, open_chosen, open_landcover
 from benchmarks.parity_options import parse_arguments
 from benchmarks.parity_table import SCHEMA, format_report
-from benchmarks.result_files import write_result
+from benchmarks.result_files import describe_command, write_result
 from engines.runtime import Runtime, infer_all, open_runtime
 from engines.target import Target
 from export.manifest import Manifest, verify_file
@@ -84,10 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for target in arguments.target
         ]  # fmt: skip
         different = _count_all(label, candidates, images, progress)
-    words = sys.argv[1:] if argv is None else argv
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "-m", "benchmarks.parity", *map(str, words)]),
+        "command": describe_command("benchmarks.parity", argv),
         "machine": describe_machine(),
         "reference": reference,
         "data": {

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segvit.atomic import write_bytes
 
 Result = dict[str, Any]
+
+
+def describe_command(module: str, argv: Sequence[str] | None) -> str:
+    """Return the command that makes a result, as it is typed; None stands for the process's own."""
+    words = sys.argv[1:] if argv is None else argv
+    return shlex.join(["python", "-m", module, *map(str, words)])
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +34,7 @@ from tqdm import tqdm
 from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
 from benchmarks.report_sweep import SWEEP_SCHEMA
-from benchmarks.result_files import write_result
+from benchmarks.result_files import describe_command, write_result
 from benchmarks.timing import time_interleaved
 from calibration.scheme import SCHEMES
 from engines.kernels import parse_inspector
@@ -75,10 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse_arguments(argv)
     setup = {name: getattr(arguments, name) for name in _SETUP}
     rows = _load_rows(arguments.out, setup) if arguments.resume else {}
-    words = sys.argv[1:] if argv is None else argv
     described = {
         "schema": SWEEP_SCHEMA,
-        "command": shlex.join(["python", "-m", "benchmarks.sweep", *map(str, words)]),
+        "command": describe_command("benchmarks.sweep", argv),
         "machine": describe_machine(),
         "setup": setup,
     }

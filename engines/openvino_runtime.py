@@ -171,8 +171,9 @@ def _expose(model: Any, names: Sequence[str]) -> Any:
     added = [name for name in names if name in known - given]
     model.add_outputs(added)
     prepared = import_module("openvino.preprocess").PrePostProcessor(model)
+    f32 = import_module("openvino").Type.f32
     for name in added:
-        prepared.output(name).tensor().set_element_type(import_module("openvino").Type.f32)
+        prepared.output(name).tensor().set_element_type(f32)
     return prepared.build()
 
 

@@ -64,6 +64,9 @@ def test_what_a_compiler_merges_is_left_out(write: Write, monkeypatch: pytest.Mo
     )
     parts = measure_divergence(write("fp32"), write("fp16"), "fp16", IMAGES, False, Target.OPENVINO)
     assert 0 < len(parts) < len(whole)
+    monkeypatch.setattr(openvino_runtime, "_expose", lambda model, _: model)
+    with pytest.raises(ValueError, match=r"nothing of .* could be read on openvino: .* bisect on"):
+        measure_divergence(write("fp32"), write("fp16"), "fp16", IMAGES, False, Target.OPENVINO)
 
 
 @pytest.mark.trt_rtx
