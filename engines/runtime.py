@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -14,7 +13,7 @@ import numpy as np
 
 from engines.arrays import Images, Output, batch_shape, check_images, check_output
 from engines.devices import Device, parse_device
-from engines.pool import Engine, Instance, InstancePool, StreamingInstance
+from engines.pool import Engine, Instance, InstancePool, StreamLease
 from engines.target import AUTO, COMPILERS, PREFERENCE, Target, cannot_run_reason, parse_targets
 from export.manifest import BuiltTarget, Manifest, verify_file
 
@@ -94,7 +93,9 @@ class Runtime:
         The next batches are fetched while earlier ones compute, `instances` plus one ahead (two on
         a GPU, whose copies overlap with computation), so each must stay as it is until its output
         came. An error comes in its place: what was asked for before it is yielded first, be it an
-        error of `batches` itself. A stream left early holds up no `close`.
+        error of `batches` itself. Between two outputs, and while a batch is fetched, a stream holds
+        no instance: other calls and streams go on beside it, `batches` may make some itself, and
+        `close` does not wait for it.
         """
         return self._stream_through(batches) if self._engine.streams else self._run_ahead(batches)
 
@@ -124,21 +125,29 @@ class Runtime:
 
     def _stream_through(self, batches: Iterable[object]) -> Iterator[Output]:
         """Stream through one instance, which overlaps copies and computation by itself."""
-        with self._pool.admit():
-            instance = cast(StreamingInstance, self._pool.take())
-        outputs = instance.stream(self._view(instance, images) for images in batches)
+        lease = self._pool.lease()
+        fetched = self._fetch(lease, iter(batches))
+        outputs = lease.instance.stream(fetched)
         try:
             while True:
-                with self._pool.admit():
+                with lease:
                     output = next(outputs, None)
                 if output is None:
                     return
                 yield output
         finally:
-            # Of a runtime closed meanwhile nothing is left that could be waited for.
-            with suppress(ValueError), self._pool.admit():
-                outputs.close()
-            self._pool.give_back(instance)
+            fetched.close()
+            lease.end(outputs)
+
+    def _fetch(self, lease: StreamLease, source: Iterator[object]) -> Generator[Any]:
+        """Yield batches as the instance takes them; it is others' while the source makes one."""
+        end = object()
+        while True:
+            with lease.pause():
+                images = next(source, end)
+            if images is end:
+                return
+            yield self._view(lease.instance, images)
 
     def warm_up(self, calls: int = 2) -> None:
         """Run blank images of the typical batch `calls` times on every instance.
@@ -151,10 +160,11 @@ class Runtime:
         if calls < 1:
             raise ValueError(f"calls: expected at least 1, got {calls}")
         images = np.zeros(batch_shape(self.input, self.batch[1]), np.uint8)
-        with self._pool.admit(), self._pool.lend_all() as instances:
-            for instance in instances:
-                for _ in range(calls):
-                    instance.run(instance.view(images, "images"), None)
+        with self._pool.admit():
+            for number in range(self.instances):
+                with self._pool.lend(number) as instance:
+                    for _ in range(calls):
+                        instance.run(instance.view(images, "images"), None)
 
     def close(self) -> None:
         """Wait for the calls in flight and free the engine; a second call does nothing more."""

@@ -75,7 +75,7 @@ class TrtInstance:
         self._context: Any = None
         self._profile = 0
         self._launcher: GraphLauncher | None = None
-        self._batch_stream: BatchStream | None = None
+        self._idle_streams: list[BatchStream] = []
         try:
             self._context = loaded.make_context()
             self.compute = self.cuda.make_stream()
@@ -132,15 +132,19 @@ class TrtInstance:
     def stream(self, batches: Iterable[Images | DeviceView]) -> Generator[Output]:
         """Yield the output of each batch, in order; copies overlap with computation.
 
-        Batches are what `view` gave, checked as for `run`.
+        Batches are what `view` gave, checked as for `run`. Streams that are open at the same time
+        have memory each, which later ones use again.
 
         Raises:
             ValueError, TrtRuntimeError, GpuError: as `run` does.
         """
-        if self._batch_stream is None:
+        if not self._idle_streams:
             self.cuda.choose()
-            self._batch_stream = BatchStream(self)
-        return self._batch_stream.run(batches)
+        stream = self._idle_streams.pop() if self._idle_streams else BatchStream(self)
+        try:
+            yield from stream.run(batches)
+        finally:
+            self._idle_streams.append(stream)
 
     def launch(self, count: int, source: int, target: int) -> None:
         """Enqueue the engine for a batch between two addresses, on the stream `compute`.

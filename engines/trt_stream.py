@@ -79,7 +79,7 @@ class BatchStream:
                 self._submit(stage, images)
                 if done is not None:
                     yield done
-            while waiting:
+            while waiting and not instance.is_closed:
                 yield self._collect(free, waiting)
             if failures:
                 raise failures[0]

@@ -32,6 +32,7 @@ class FakeEngine:
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     instances: list[FakeInstance] = field(default_factory=list)
     most: int = 100
+    during: Callable[[], None] = lambda: None
     closed: int = 0
 
     def make_instance(self) -> FakeInstance:
@@ -49,15 +50,19 @@ class FakeInstance:
     engine: FakeEngine
     calls: int = 0
     streamed: int = 0
+    ended: int = 0
     busy: bool = False
 
     def view(self, array: object, name: str) -> Any:
         return view_array(array, name)
 
     def stream(self, batches: Iterable[Images]) -> Iterator[Output]:
-        for images in batches:
-            self.streamed += 1
-            yield self.run(images, None)
+        try:
+            for images in batches:
+                self.streamed += 1
+                yield self.run(images, None)
+        finally:
+            self.ended += 1
 
     def run(self, images: Images, out: Output | None) -> Output:
         assert not self.busy, "two calls on one instance"
@@ -65,6 +70,7 @@ class FakeInstance:
         self.busy = True
         self.calls += 1
         self.engine.started.release()
+        self.engine.during()
         try:
             if self.engine.hold:
                 assert self.engine.go.wait(SECONDS)

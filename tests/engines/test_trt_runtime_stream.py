@@ -35,8 +35,11 @@ class QueuedCuda:
     cudaHostAllocDefault = cudaStreamNonBlocking = cudaEventDisableTiming = 0  # noqa: N815
 
     def __init__(self, preference: tuple[int, ...]) -> None:
-        self.queues = [deque[Operation]() for _ in range(3)]
-        self.preference, self.made = preference, 0
+        # One stream that computes, then a pair that copies for every stream of batches.
+        self.queues = [deque[Operation]() for _ in range(9)]
+        kinds = [0, *(1, 2) * 4]
+        self.preference = sorted(range(9), key=lambda stream: preference.index(kinds[stream]))
+        self.made = 0
         self.happened, self.freed = dict[int, int](), list[int]()
         self.recorded = dict[int, int]()
         self.memory = dict[int, Any]()
@@ -125,6 +128,7 @@ class AddingInstance:
         self.buffers = BatchBuffers(self.cuda, INPUT, OUTPUT, 3)
         self.loaded = SimpleNamespace(input=INPUT, output=OUTPUT, batch=(1, 2, 3))
         self.cudart, self.failing, self.is_closed = cudart, False, False
+        self._idle_streams = list[BatchStream]()
 
     def launch(self, count: int, source: int, target: int) -> None:
         if self.failing:
@@ -210,6 +214,41 @@ def test_a_stream_left_behind_touches_nothing_that_was_freed() -> None:
     instance.cuda.close()
     instance.cudart.queues.clear()  # waiting for a stream that is gone would be an error
     outputs.close()
+
+
+@pytest.mark.parametrize("preference", ORDERS)
+def test_streams_and_calls_beside_them_do_not_mix(preference: tuple[int, ...]) -> None:
+    instance, _ = make(preference)
+    as_instance = cast(TrtInstance, instance)
+    images = batches(6)
+    expected = [batch.sum(axis=3, dtype=np.int32) for batch in images]
+    streams = [TrtInstance.stream(as_instance, iter(images[k:])) for k in range(3)]
+    for step in range(3):
+        for k, outputs in enumerate(streams):
+            assert np.array_equal(next(outputs), expected[k + step])
+            called = TrtInstance.run(as_instance, images[5 - step], None)
+            assert np.array_equal(called, expected[5 - step])
+    for outputs in streams:
+        outputs.close()
+    assert not any(instance.cudart.queues)
+    reserved = len(instance.cudart.memory)
+    again = TrtInstance.stream(as_instance, iter(images))
+    assert all(np.array_equal(*pair) for pair in zip(again, expected, strict=True))
+    assert len(instance.cudart.memory) == reserved  # a later stream takes an earlier one's
+
+
+def test_closing_while_a_batch_is_fetched_touches_nothing_that_was_freed() -> None:
+    instance, stream = make((0, 1, 2))
+
+    def fetch() -> Iterator[np.ndarray]:
+        yield batches(1)[0]
+        instance.is_closed = True
+        instance.cuda.close()
+        instance.cudart.queues.clear()  # waiting for a stream that is gone would be an error
+        raise ValueError("the runtime is closed")
+
+    with pytest.raises(ValueError, match="the runtime is closed"):
+        list(stream.run(fetch()))
 
 
 def test_an_error_of_the_batches_comes_in_its_place() -> None:
