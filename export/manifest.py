@@ -16,6 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from export.manifest_decode import decode
+from export.manifest_records import AuditSummary as AuditSummary
+from export.manifest_records import BuiltTarget as BuiltTarget
+from export.manifest_records import MissingTarget as MissingTarget
+from export.manifest_records import ModelInfo as ModelInfo
+from export.manifest_records import Parity as Parity
+from export.manifest_records import PartSummary as PartSummary
+from export.manifest_records import TensorSpec as TensorSpec
 from segvit.atomic import replace_folder, write_bytes
 
 SCHEMA = 1
@@ -30,98 +37,6 @@ _METADATA_FIELDS = ("version", "model", "precision", "classes", "palette")
 
 class ManifestError(RuntimeError):
     """An artifact folder that cannot be used as it is; the message says what mends it."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model was exported, and under which licence its weights stand.
-
-    `crop` and `stride` are pixels of its published sliding windows, `short_side` those of an image
-    before; `mean` and `std` are RGB on the 0-255 scale, for those who pad images: the graph
-    normalises by itself.
-    """
-
-    name: str
-    parameters: int
-    licence: str
-    random_weights: bool = False
-    checkpoint_sha256: str | None = None
-    crop: int | None = None
-    stride: int | None = None
-    short_side: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output; a dynamic dimension is a name, such as `batch`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class PartSummary:
-    """What one part of the network (encoder, head, tail …) costs in an engine."""
-
-    kernels: int
-    traffic_mb: float | None
-
-
-@dataclass(frozen=True)
-class AuditSummary:
-    """The figures of an engine's audit; megabytes are 10**6 bytes.
-
-    `traffic_mb` is None where a dynamic batch leaves sizes open.
-    """
-
-    kernels: int
-    attentions: int
-    fused_attentions: int
-    traffic_mb: float | None
-    activation_mb: float | None
-    gemm_datatypes: dict[str, int]
-    parts: dict[str, PartSummary] = field(default_factory=dict)
-    unfused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class BuiltTarget:
-    """One engine (or the ONNX file itself for ONNX Runtime) and where it may run."""
-
-    target: str
-    version: str
-    compute_capabilities: tuple[str, ...]
-    file: str
-    audit: AuditSummary | None = None
-    layers: str | None = None
-    build_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class MissingTarget:
-    """A target that was not built, and why."""
-
-    target: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How close the exported graph comes to the reference on real images.
-
-    The label figures are None where random weights make labels meaningless.
-    """
-
-    images: int
-    pixel_agreement: float | None = None
-    miou_reference: float | None = None
-    miou: float | None = None
-    max_class_iou_drop: float | None = None
-    max_score_error: float | None = None
-    details: dict[str, bool | int | float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
