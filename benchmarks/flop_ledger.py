@@ -18,10 +18,9 @@ from pathlib import Path
 from engines.graph import load_without_weights
 from engines.roofline import count_flops
 from segvit.config import SegViTConfig
-from segvit.macs import count_macs
+from segvit.layer_macs import NORM_MACS, count_class_logits
 
-# What the papers count, in multiply-accumulates: see `segvit.macs`.
-_NORM_MACS, _RESIZE_MACS = 5, 4
+RESIZE_MACS = 4  # an output value, as in `segvit.macs`
 _CLASS_ALIGNMENT = 8  # columns of the class mix, as `export.folded_head` pads them
 
 
@@ -54,6 +53,8 @@ def make_ledger(onnx_path: str | Path, config: SegViTConfig) -> FlopLedger:
     Raises:
         ValueError: if the file is no such graph, or its sizes are open.
     """
+    from segvit.macs import count_macs  # with torch, which a machine that only measures lacks
+
     graph = load_without_weights(onnx_path).graph
     values = (*graph.value_info, *graph.input, *graph.output)
     sizes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
@@ -70,8 +71,8 @@ def make_ledger(onnx_path: str | Path, config: SegViTConfig) -> FlopLedger:
     }
     return FlopLedger(
         products=sum(count_flops(onnx_path).values()) / image[0],
-        norms=2.0 * _NORM_MACS * elements["LayerNormalization"],
-        resizing=2.0 * _RESIZE_MACS * elements["Resize"],
+        norms=2.0 * NORM_MACS * elements["LayerNormalization"],
+        resizing=2.0 * RESIZE_MACS * elements["Resize"],
         folded={name: 2.0 * macs for name, macs in _count_folded(config).items() if macs},
         added={name: 2.0 * macs for name, macs in _count_added(config).items() if macs},
         info=2.0 * sum(count_macs(config).values()),
@@ -80,48 +81,47 @@ def make_ledger(onnx_path: str | Path, config: SegViTConfig) -> FlopLedger:
 
 def _count_folded(config: SegViTConfig) -> dict[str, int]:
     """Return the multiply-accumulates that the papers count and the graph has not."""
+    from segvit.model import HEADS
+
     tokens, classes, dim = config.grid_size**2, config.num_classes, config.decoder_dim
-    # Queries that do not depend on the image: the class queries, and in the Shrunk head those of
-    # the query-based upsampling, one a token.
-    constant = [classes, tokens] if config.head == "shrunk" else [classes]
-    earlier = _count_predictions(config) - 1
+    head = HEADS[config.head]
+    constant = head.list_constant_queries(config)
+    earlier = head.count_predictions(config) - 1
     pixels = config.image_size**2
     return {
         "first self-attention, on constant queries": sum(
             4 * q * dim**2 + 2 * q**2 * dim + 5 * q * dim for q in constant
         ),
         "first cross-attention's query, constant": sum(q * dim**2 for q in constant),
-        "class logits of earlier predictions": earlier * classes * dim * (classes + 1),
+        "class logits of earlier predictions": earlier * count_class_logits(classes, dim),
         "resizing of each prediction's masks to their own grid": (
-            _RESIZE_MACS * classes * (earlier + 1) * tokens
+            RESIZE_MACS * classes * (earlier + 1) * tokens
         ),
-        "resizing of scores to their own size": _RESIZE_MACS * classes * pixels,
+        "resizing of scores to their own size": RESIZE_MACS * classes * pixels,
     }
 
 
 def _count_added(config: SegViTConfig) -> dict[str, int]:
     """Return the multiply-accumulates of the graph that the papers do not count."""
+    from segvit.model import HEADS
+
     tokens, classes, dim = config.grid_size**2, config.num_classes, config.decoder_dim
-    stages = len(config.tap_blocks) if config.head == "cascade" else 1
+    head = HEADS[config.head]
     padding = -(classes + 1) % _CLASS_ALIGNMENT
     pixels = config.image_size**2
     shrunk = ((config.grid_size + 1) // 2) ** 2 if config.shrink_block is not None else 0
     rows = config.num_prefix * config.embed_dim
-    # A sum of several projections is a memory without norm, whose keys keep their bias.
-    summed = config.head == "single" and len(config.tap_blocks) > 1
+    # The keys of a memory without norm keep their bias.
+    key_bias = 0 if head.normalizes_memory(config) else classes * dim
     return {
         "mask logits beside the fused attention": (
-            stages * classes * dim * (dim + tokens) + (classes * dim if summed else 0)
+            head.count_summed_masks(config) * classes * dim * (dim + tokens) + key_bias
         ),
         "class columns padded for alignment": (
             padding * classes * dim + (1 + padding) * classes * pixels
         ),
-        "second norm of the downsampling block": _NORM_MACS * shrunk * config.embed_dim,
+        "second norm of the downsampling block": NORM_MACS * shrunk * config.embed_dim,
         "prefix tokens in the patch embedding and the projections": (
             rows * 3 * config.patch_size**2 + rows * dim * len(config.tap_blocks)
         ),
     }
-
-
-def _count_predictions(config: SegViTConfig) -> int:
-    return len(config.tap_blocks) if config.head == "cascade" else config.decoder_layers

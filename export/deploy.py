@@ -73,11 +73,11 @@ class DeployModel(nn.Module):
             # is a copy and a kernel more (9.5 MB in ViT-B).
             for projection in self.head.projections:
                 projection.linear.register_forward_hook(self._drop_prefix)
-        if config.head == "shrunk":
-            grid = (config.grid_size, config.grid_size)
-        self.mask_grid: Size = grid
+        self.mask_grid: Size = model.decode_head.mask_grid(config, grid)
         crop = (config.image_size, config.image_size)
-        self.tail: Tail | Stitch = Tail(config.num_classes, grid, crop, size, output, tail_strips)
+        self.tail: Tail | Stitch = Tail(
+            config.num_classes, self.mask_grid, crop, size, output, tail_strips
+        )
         self._resize_from(resize_from, size)
         self.eval()
 

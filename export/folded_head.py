@@ -5,8 +5,9 @@ Shapes: `B` batch, `Q` queries, `N` tokens of a memory, `d` decoder width, `K` c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from segvit.atm import (
     AtmAttention,
     AtmStage,
     CascadeHead,
+    DecodeHead,
     DecoderLayer,
     SingleHead,
     TokenProjection,
@@ -348,13 +350,13 @@ class FoldedShrunk(nn.Module):
 
 
 Folded = FoldedCascade | FoldedSingle | FoldedShrunk
+_FOLDS: dict[type[DecodeHead], Callable[[Any], Folded]] = {
+    CascadeHead: FoldedCascade,
+    SingleHead: FoldedSingle,
+    ShrunkHead: FoldedShrunk,
+}
 
 
-def fold_head(head: nn.Module) -> Folded:
+def fold_head(head: DecodeHead) -> Folded:
     """Return the inference form of a decode head."""
-    if isinstance(head, CascadeHead):
-        return FoldedCascade(head)
-    if isinstance(head, SingleHead):
-        return FoldedSingle(head)
-    assert isinstance(head, ShrunkHead)
-    return FoldedShrunk(head)
+    return _FOLDS[type(head)](head)

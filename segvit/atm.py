@@ -7,13 +7,16 @@ Sources: SegViT sections 3.1-3.2 (arXiv 2210.05844), SegViTv2 (arXiv 2306.06289)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segvit.config import SegViTConfig
+from segvit.layer_macs import count_class_logits, count_decoder_layer, count_projection
 from segvit.typed_list import TypedList
 from segvit.vit import Attention, Grid, merge_heads, split_heads
 
@@ -117,7 +120,81 @@ def make_stage(config: SegViTConfig, predicts_masks: bool = True) -> TypedList[D
     return TypedList(DecoderLayer(dim, heads, predicts_masks) for _ in layers)
 
 
-class CascadeHead(nn.Module):
+class DecodeHead(nn.Module, ABC):
+    """What every decode head tells of itself, by its config alone.
+
+    `segvit.model.HEADS` finds a head by the name in a config.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def matches(keys: Collection[str]) -> bool:
+        """Return whether an official checkpoint's keys can be this head's."""
+
+    @staticmethod
+    @abstractmethod
+    def official_key(key: str, config: SegViTConfig) -> str:
+        """Return the name that the original gives one of this head's keys.
+
+        What all heads share (`segvit.key_maps`) has its official name already.
+        """
+
+    @classmethod
+    @abstractmethod
+    def count_macs(cls, config: SegViTConfig, taps: Sequence[int]) -> int:
+        """Return the MACs of one image with so many tokens a tap, as the papers count them."""
+
+    @staticmethod
+    def fits_grid(config: SegViTConfig, grid: Grid) -> bool:
+        """Return whether the head works on a grid of patches; most work on any."""
+        return True
+
+    @staticmethod
+    def mask_grid(config: SegViTConfig, grid: Grid) -> Grid:
+        """Return the grid of the mask logits, where the deepest tap has `grid`."""
+        return grid
+
+    @staticmethod
+    def count_predictions(config: SegViTConfig) -> int:
+        """Return how many predictions there are in training: one an ATM layer, mostly."""
+        return config.decoder_layers
+
+    @staticmethod
+    def count_summed_masks(config: SegViTConfig) -> int:
+        """Return how many layers' mask logits the final prediction sums."""
+        return 1
+
+    @staticmethod
+    def list_constant_queries(config: SegViTConfig) -> list[int]:
+        """Return how many learned queries enter each decoder that begins with such."""
+        return [config.num_classes]
+
+    @staticmethod
+    def normalizes_memory(config: SegViTConfig) -> bool:
+        """Return whether the tokens that ATM attends to come out of a LayerNorm."""
+        return True
+
+    @classmethod
+    def _count_layers(cls, config: SegViTConfig, layers: int, tokens: int) -> int:
+        """Return the MACs of decoder layers of class queries, and of all class logits."""
+        classes, dim = config.num_classes, config.decoder_dim
+        logits = cls.count_predictions(config) * count_class_logits(classes, dim)
+        return layers * count_decoder_layer(classes, tokens, dim) + logits
+
+
+def name_stages(key: str) -> str:
+    """Return a key of `stages` under the original's name, which counts them from 1."""
+    return re.sub(
+        r"\.stages\.(\d+)\.(\d+)\.", lambda m: f".decoder_{int(m[1]) + 1}.layers.{m[2]}.", key
+    )
+
+
+def count_projections(config: SegViTConfig, taps: Sequence[int]) -> int:
+    """Return the MACs of projecting taps of so many tokens."""
+    return sum(count_projection(tokens, config.embed_dim, config.decoder_dim) for tokens in taps)
+
+
+class CascadeHead(DecodeHead):
     """One ATM stage a tap, deepest first; queries pass on and mask logits accumulate."""
 
     def __init__(self, config: SegViTConfig) -> None:
@@ -127,6 +204,32 @@ class CascadeHead(nn.Module):
         self.projections = TypedList(TokenProjection(config.embed_dim, dim) for _ in taps)
         self.stages = TypedList(make_stage(config) for _ in taps)
         self.class_embed = nn.Linear(dim, config.num_classes + 1)
+
+    @staticmethod
+    def matches(keys: Collection[str]) -> bool:
+        """Return whether there are several stages."""
+        return any(key.startswith("decode_head.decoder_2.") for key in keys)
+
+    @staticmethod
+    def official_key(key: str, config: SegViTConfig) -> str:
+        """Return the original's name: stages count from 1."""
+        return name_stages(key)
+
+    @staticmethod
+    def count_predictions(config: SegViTConfig) -> int:
+        """Return one a stage."""
+        return len(config.tap_blocks)
+
+    @staticmethod
+    def count_summed_masks(config: SegViTConfig) -> int:
+        """Return one a stage."""
+        return len(config.tap_blocks)
+
+    @classmethod
+    def count_macs(cls, config: SegViTConfig, taps: Sequence[int]) -> int:
+        """Return the MACs of projections, stages and class logits."""
+        layers = len(taps) * config.decoder_layers
+        return count_projections(config, taps) + cls._count_layers(config, layers, taps[0])
 
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:
         """Return one prediction a stage, the final one last."""
@@ -146,12 +249,13 @@ class CascadeHead(nn.Module):
 
 
 class AtmStage(nn.Module):
-    """One ATM stage on given tokens; every layer predicts, nothing accumulates."""
+    """Stages of ATM layers on the same tokens; every layer predicts, nothing accumulates."""
 
     def __init__(self, config: SegViTConfig) -> None:
         super().__init__()
         self.query_embed = nn.Embedding(config.num_classes, config.decoder_dim)
-        self.layers = make_stage(config)
+        stages = (make_stage(config) for _ in range(config.decoder_stages))
+        self.layers = TypedList(layer for stage in stages for layer in stage)
         self.class_embed = nn.Linear(config.decoder_dim, config.num_classes + 1)
 
     def forward(self, memory: Tensor, grid: Grid) -> list[Prediction]:
@@ -164,8 +268,8 @@ class AtmStage(nn.Module):
         return predictions
 
 
-class SingleHead(nn.Module):
-    """One ATM stage on the sum of the projected taps, deepest first."""
+class SingleHead(DecodeHead):
+    """ATM on the sum of the projected taps, deepest first; stages pass their queries on."""
 
     def __init__(self, config: SegViTConfig) -> None:
         super().__init__()
@@ -174,6 +278,40 @@ class SingleHead(nn.Module):
             TokenProjection(config.embed_dim, dim) for _ in config.tap_blocks
         )
         self.atm = AtmStage(config)
+
+    @staticmethod
+    def matches(keys: Collection[str]) -> bool:
+        """Return whether there is one stage, outside of `atm`.
+
+        The keys of several stages are those of a cascade; the file's config tells them apart.
+        """
+        return "decode_head.class_embed.bias" in keys and not CascadeHead.matches(keys)
+
+    @staticmethod
+    def official_key(key: str, config: SegViTConfig) -> str:
+        """Return the original's name: stages count from 1, and there is no `atm`."""
+
+        def name_layer(match: re.Match[str]) -> str:
+            stage, layer = divmod(int(match[1]), config.decoder_layers)
+            return f".decoder_{stage + 1}.layers.{layer}."
+
+        return re.sub(r"\.atm\.layers\.(\d+)\.", name_layer, key).replace(".atm.", ".")
+
+    @staticmethod
+    def count_predictions(config: SegViTConfig) -> int:
+        """Return one a layer."""
+        return config.decoder_stages * config.decoder_layers
+
+    @staticmethod
+    def normalizes_memory(config: SegViTConfig) -> bool:
+        """Return whether it is one projection's output, no sum of several."""
+        return len(config.tap_blocks) == 1
+
+    @classmethod
+    def count_macs(cls, config: SegViTConfig, taps: Sequence[int]) -> int:
+        """Return the MACs of projections, layers and class logits."""
+        layers = config.decoder_stages * config.decoder_layers
+        return count_projections(config, taps) + cls._count_layers(config, layers, taps[0])
 
     def forward(self, taps: Sequence[tuple[Tensor, Grid]]) -> list[Prediction]:
         """Return one prediction a layer, the final one last."""

@@ -23,12 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segvit import backbone_keys, key_maps
-from segvit.config import VARIANTS, HeadKind, SegViTConfig
-from segvit.model import Provenance, SegViT, build_model
+from segvit.config import VARIANTS, SegViTConfig
+from segvit.model import HEADS, Provenance, SegViT, build_model
 from segvit.vit import VisionTransformer, resize_pos_embed
 
 OFFICIAL_LICENCE = "SegViT authors' weights: non-commercial use only"
 OWN_LICENCE = "Apache-2.0"
+_CLASS_BIAS = re.compile(r"decode_head\.(.+\.)?class_embed\.bias")
 
 State = dict[str, Tensor]
 
@@ -93,8 +94,8 @@ def save_checkpoint(
 
 def to_official(model: SegViT) -> State:
     """Return the weights under the official mmsegmentation names."""
-    head = model.config.head
-    return {key_maps.official_key(key, head): value for key, value in model.state_dict().items()}
+    config = model.config
+    return {key_maps.official_key(key, config): value for key, value in model.state_dict().items()}
 
 
 def _read_file(path: Path) -> tuple[State, dict[str, Any]]:
@@ -212,13 +213,11 @@ def _load_official(
             f"checkpoint '{path.name}': a {_head_kind(state)} SegViT of its width, depth and "
             f"classes is none of the named variants ({', '.join(VARIANTS)}); give its config"
         )
-    rows = state.get(
-        f"decode_head.{'atm.' if _head_kind(state) == 'shrunk' else ''}class_embed.bias"
-    )
+    rows = _find_class_bias(state)
     if rows is not None and len(rows) - 1 != chosen.num_classes:
         chosen = replace(chosen, num_classes=len(rows) - 1, class_names=(), palette=())
     chosen = _named_classes(chosen, meta)
-    renamed = {key_maps.official_key(key, chosen.head): key for key in build_keys(chosen)}
+    renamed = {key_maps.official_key(key, chosen): key for key in build_keys(chosen)}
     mapped = {renamed.get(key, key): value for key, value in state.items()}
     better = inferred is not None and inferred.name in VARIANTS and inferred.name != chosen.name
     hint = f"try --model {inferred.name}" if inferred and better else ""
@@ -303,10 +302,13 @@ def _fill(
     return model.requires_grad_(True).eval()
 
 
-def _head_kind(state: Mapping[str, Tensor]) -> HeadKind:
-    if any(key.startswith("decode_head.atm.") for key in state):
-        return "shrunk"
-    return "cascade" if any(key.startswith("decode_head.decoder_2.") for key in state) else "single"
+def _head_kind(state: State) -> str | None:
+    return next((kind for kind, head in HEADS.items() if head.matches(state)), None)
+
+
+def _find_class_bias(state: State) -> Tensor | None:
+    """Return the bias of the class logits, which counts the classes, wherever its head has it."""
+    return next((v for k, v in state.items() if _CLASS_BIAS.fullmatch(k)), None)
 
 
 def _infer_config(name: str, state: State, meta: Mapping[str, Any]) -> SegViTConfig | None:
@@ -316,9 +318,7 @@ def _infer_config(name: str, state: State, meta: Mapping[str, Any]) -> SegViTCon
     except (KeyError, TypeError, json.JSONDecodeError):
         pass  # Real files carry the config as Python source, which is never executed: use shapes.
     head = _head_kind(state)
-    positions = state.get("backbone.pos_embed")
-    prefix = "decode_head.atm." if head == "shrunk" else "decode_head."
-    classes = state.get(f"{prefix}class_embed.bias")
+    positions, classes = state.get("backbone.pos_embed"), _find_class_bias(state)
     if positions is None or classes is None:
         return None
     depth = len({m[1] for k in state if (m := re.match(r"backbone\.layers\.(\d+)\.", k))})

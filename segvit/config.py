@@ -13,8 +13,27 @@ from typing import Any, Literal
 
 from segvit.classes import Rgb, distinct_palette, published_classes
 
-HeadKind = Literal["cascade", "single", "shrunk"]
 Position = Literal["learned", "rotary"]
+
+
+@dataclass(frozen=True)
+class HeadRules:
+    """What a kind of decode head asks of its config, and its name in mmsegmentation's.
+
+    `shrinks` says that a block of the encoder keeps every second row and column of patches, and
+    that the head restores them; `has_stages`, that it runs several stages on the same tokens.
+    """
+
+    mmseg_type: str
+    shrinks: bool = False
+    has_stages: bool = False
+
+
+HEAD_RULES = {
+    "cascade": HeadRules("ATMHead"),
+    "single": HeadRules("ATMSingleHead", has_stages=True),
+    "shrunk": HeadRules("TPNATMHead", shrinks=True),
+}
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -58,7 +77,7 @@ class SegViTConfig:
     decoder_heads: int
     decoder_layers: int
     num_classes: int
-    head: HeadKind = "cascade"
+    head: str = "cascade"
     shrink_block: int | None = None
     patch_size: int = 16
     mean: tuple[float, float, float] = _HALF_RANGE
@@ -72,6 +91,7 @@ class SegViTConfig:
     position: Position = "learned"
     rope_theta: float = 100.0
     norm_eps: float = 1e-6
+    decoder_stages: int = 1
     class_names: tuple[str, ...] = field(default=(), repr=False)
     palette: tuple[Rgb, ...] = field(default=(), repr=False)
 
@@ -90,12 +110,7 @@ class SegViTConfig:
             raise self._invalid("tap_blocks", f"ascending blocks below depth {self.depth}", taps)
         if not 1 <= self.num_classes <= 65535:
             raise self._invalid("num_classes", "1 to 65535", self.num_classes)
-        if (self.head == "shrunk") != (self.shrink_block is not None):
-            raise self._invalid(
-                "shrink_block", "set exactly when head is 'shrunk'", self.shrink_block
-            )
-        if self.shrink_block is not None and not 0 < self.shrink_block < self.depth:
-            raise self._invalid("shrink_block", f"1 to {self.depth - 1}", self.shrink_block)
+        self._check_head()
         self._check_encoder()
         for name in ("class_names", "palette"):
             count = len(getattr(self, name))
@@ -106,6 +121,21 @@ class SegViTConfig:
             object.__setattr__(self, "class_names", numbered)
         if not self.palette:
             object.__setattr__(self, "palette", distinct_palette(self.num_classes))
+
+    def _check_head(self) -> None:
+        """Refuse what the kind of decode head does not allow."""
+        if self.head not in HEAD_RULES:
+            raise self._invalid("head", f"one of {', '.join(HEAD_RULES)}", f"'{self.head}'")
+        rules = HEAD_RULES[self.head]
+        if rules.shrinks != (self.shrink_block is not None):
+            raise self._invalid(
+                "shrink_block", "set exactly when head is 'shrunk'", self.shrink_block
+            )
+        if self.decoder_stages < 1 or (self.decoder_stages > 1 and not rules.has_stages):
+            expected = "1, or more with head 'single'"
+            raise self._invalid("decoder_stages", expected, self.decoder_stages)
+        if self.shrink_block is not None and not 0 < self.shrink_block < self.depth:
+            raise self._invalid("shrink_block", f"1 to {self.depth - 1}", self.shrink_block)
 
     def _check_encoder(self) -> None:
         """Refuse encoder features that contradict each other."""
@@ -123,10 +153,10 @@ class SegViTConfig:
             raise self._invalid("rope_theta", "above 1", self.rope_theta)
         if self.norm_eps <= 0:
             raise self._invalid("norm_eps", "positive", self.norm_eps)
-        if self.head == "shrunk" and (rotary or self.keeps_prefix):
+        if HEAD_RULES[self.head].shrinks and (rotary or self.keeps_prefix):
             got = "rotary positions" if rotary else "keeps_prefix"
             expected = "'cascade' or 'single' (the Shrunk head samples a grid of patches alone)"
-            raise self._invalid("head", f"{expected} with {got}", "'shrunk'")
+            raise self._invalid("head", f"{expected} with {got}", f"'{self.head}'")
 
     def _invalid(self, name: str, expected: str, got: object) -> ValueError:
         return ValueError(f"config '{self.name}': {name} must be {expected}, got {got}")
@@ -167,11 +197,7 @@ class SegViTConfig:
                 asks for something no SegViT has (a final norm, another patch size than its own).
         """
         backbone, head = model["backbone"], model["decode_head"]
-        kinds: dict[str, HeadKind] = {
-            "ATMHead": "cascade",
-            "ATMSingleHead": "single",
-            "TPNATMHead": "shrunk",
-        }
+        kinds = {rules.mmseg_type: kind for kind, rules in HEAD_RULES.items()}
         if head["type"] not in kinds:
             expected = ", ".join(kinds)
             raise ValueError(
@@ -179,6 +205,7 @@ class SegViTConfig:
             )
         if backbone.get("final_norm"):
             raise ValueError("mmseg backbone: final_norm=True is not a SegViT; expected False")
+        kind = kinds[head["type"]]
         image_size = backbone["img_size"]
         image_size = image_size[0] if isinstance(image_size, Sequence) else image_size
         vit_b = backbone["embed_dims"] == 768
@@ -194,7 +221,8 @@ class SegViTConfig:
             decoder_heads=head["num_heads"],
             decoder_layers=head["num_layers"],
             num_classes=head["num_classes"],
-            head=kinds[head["type"]],
+            head=kind,
+            decoder_stages=head.get("use_stages", 1) if HEAD_RULES[kind].has_stages else 1,
             shrink_block=backbone.get("shrink_idx"),
             mean=_IMAGENET_MEAN if vit_b else _HALF_RANGE,
             std=_IMAGENET_STD if vit_b else _HALF_RANGE,

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segvit.config import HeadKind
+from segvit.config import SegViTConfig
+from segvit.model import HEADS
 
 # What official files carry beside weights: the constant class weights of their loss.
 OFFICIAL_IGNORED = re.compile(r"decode_head\.(atm\.)?loss_decode\.criterion\.empty_weight")
@@ -25,37 +26,29 @@ _OFFICIAL_BACKBONE = (
     (r"^backbone\.blocks\.(\d+)\.mlp\.fc1\.", r"backbone.layers.\1.ffn.layers.0.0."),
     (r"^backbone\.blocks\.(\d+)\.mlp\.fc2\.", r"backbone.layers.\1.ffn.layers.1."),
 )
-_OFFICIAL_LAYER = (
+_OFFICIAL_HEAD = (
     (r"\.self_attn\.qkv\.", ".self_attn.in_proj_"),
     (r"\.self_attn\.proj\.", ".self_attn.out_proj."),
     (r"\.cross_attn\.qkv\.", ".multihead_attn.in_proj_"),
+    (r"\.cross_attn\.", ".multihead_attn."),
+    (r"\.query_embed\.", ".q."),
 )
 
 
-def official_key(key: str, head: HeadKind) -> str:
+def official_key(key: str, config: SegViTConfig) -> str:
     """Return the official mmsegmentation name of our state-dict key."""
     for pattern, replacement in _OFFICIAL_BACKBONE:
         key = re.sub(pattern, replacement, key)
     if key.startswith("backbone."):
         return key
-    for pattern, replacement in _OFFICIAL_LAYER:
+    for pattern, replacement in _OFFICIAL_HEAD:
         key = re.sub(pattern, replacement, key)
-    in_stage_of_upsampling = head == "shrunk" and ".stages." in key
-    cross_proj = "out_proj" if in_stage_of_upsampling else "proj"
-    key = key.replace(".cross_attn.proj.", f".multihead_attn.{cross_proj}.")
-    key = key.replace(".cross_attn.", ".multihead_attn.")
     key = re.sub(
         r"\.projections\.(\d+)\.(linear|norm)\.",
         lambda m: f".{'input_proj' if m[2] == 'linear' else 'proj_norm'}_{int(m[1]) + 1}.",
         key,
     )
-    key = re.sub(
-        r"\.stages\.(\d+)\.(\d+)\.", lambda m: f".decoder_{int(m[1]) + 1}.layers.{m[2]}.", key
-    )
-    key = key.replace(".atm.layers.", ".atm.decoder_1.layers.")
-    key = re.sub(r"\.(query|upsample)_embed\.", ".q.", key)
-    # The single head is the same stage, which the original keeps directly under the head.
-    return key.replace(".atm.", ".") if head == "single" else key
+    return HEADS[config.head].official_key(key, config)
 
 
 def read_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

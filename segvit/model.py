@@ -13,13 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segvit.atm import CascadeHead, Prediction, SingleHead
+from segvit.atm import CascadeHead, DecodeHead, Prediction, SingleHead
 from segvit.config import SegViTConfig
 from segvit.shrunk import ShrunkHead
 from segvit.vit import VisionTransformer
 
 Size = tuple[int, int]
-_HEADS = {"cascade": CascadeHead, "single": SingleHead, "shrunk": ShrunkHead}
+# By the name in a config; a new one also needs `segvit.config.HEAD_RULES` and its inference form in
+# `export.folded_head`.
+HEADS: dict[str, type[DecodeHead]] = {
+    "cascade": CascadeHead,
+    "single": SingleHead,
+    "shrunk": ShrunkHead,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class SegViT(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = VisionTransformer(config)
-        self.decode_head = _HEADS[config.head](config)
+        self.decode_head: DecodeHead = HEADS[config.head](config)
         _init_weights(self)
         self.provenance: Provenance | None = None  # None: random weights
 
@@ -78,10 +84,8 @@ class SegViT(nn.Module):
         config = self.config
         if min(size) <= 0:
             raise ValueError(f"image size must be positive, got {size[0]}x{size[1]}")
-        if config.head != "shrunk" or size == (config.image_size, config.image_size):
-            return
-        grid = tuple(-(-side // config.patch_size) for side in size)
-        if grid[0] != grid[1]:
+        grid = (-(-size[0] // config.patch_size), -(-size[1] // config.patch_size))
+        if not self.decode_head.fits_grid(config, grid):
             raise ValueError(
                 f"model '{config.name}' cannot take {size[0]}x{size[1]}: the Shrunk head restores "
                 f"the square {config.image_size}-px training crop; give square crops (slide mode "

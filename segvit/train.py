@@ -341,7 +341,7 @@ def _take_backbone(model: SegViT, path: Path) -> None:
             f"the backbone of '{path}' does not fit '{model.config.name}' (width, depth or image "
             "size differ); give weights of a model with the same backbone"
         )
-    if model.config.head == "shrunk":
+    if model.config.shrink_block is not None:
         backbone["pos_embed"] = 2 * model.backbone.pos_embed.detach()
     model.backbone.load_state_dict(backbone)
 

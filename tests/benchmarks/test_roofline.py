@@ -92,7 +92,7 @@ def test_predicted_against_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
 # A cascade is in the named variant below.
 CONFIGS = [
     make_config("shrunk", depth=2, tap_blocks=(0, 1), shrink_block=1),
-    make_dino_config("dinov2_reg", "single", depth=2, tap_blocks=(0, 1)),
+    make_dino_config("dinov2_reg", "single", depth=2, tap_blocks=(0, 1), decoder_stages=2),
 ]
 
 

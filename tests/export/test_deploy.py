@@ -10,7 +10,7 @@ from export.deploy import DeployModel
 from segvit.checkpoint import load_checkpoint
 from segvit.model import SegViT
 from segvit.prediction import predict_scores
-from tests.tiny_models import make_config, make_model, random_images
+from tests.tiny_models import GOLDEN, make_config, make_model, random_images
 from tests.tolerances import FOLD_RELATIVE
 
 SHIPPED = sorted((Path(__file__).parents[2] / "segvit" / "weights").glob("*.safetensors"))
@@ -50,6 +50,12 @@ def test_full_models_take_any_grid(head: str, size: tuple[int, int]) -> None:
 def test_single_head_with_several_taps() -> None:
     config = make_config("single", tap_blocks=(1, 3))
     assert _relative_error(make_model(config), (64, 64)) < FOLD_RELATIVE
+
+
+def test_single_head_with_several_stages() -> None:
+    model = load_checkpoint(GOLDEN / "single_s3.pth")
+    assert (model.config.decoder_stages, len(model.decode_head.atm.layers)) == (3, 6)
+    assert _relative_error(model, (96, 96)) < FOLD_RELATIVE
 
 
 def test_shrunk_with_an_odd_grid() -> None:

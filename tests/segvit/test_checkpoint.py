@@ -49,20 +49,27 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
         assert torch.equal(value, model.state_dict()[key].half().float())
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_official_round_trip(head: str, tmp_path: Path) -> None:
-    model = make_model(make_config(head))
+@pytest.mark.parametrize(("head", "stages"), [*((head, 1) for head in HEADS), ("single", 3)])
+def test_official_round_trip(head: str, stages: int, tmp_path: Path) -> None:
+    model = make_model(make_config(head, decoder_stages=stages))
     torch.save({"meta": {}, "state_dict": to_official(model)}, tmp_path / "official.pth")
     loaded = load_checkpoint(tmp_path / "official.pth", model.config)
     assert _same_weights(model, loaded)
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("base", "cascade"), ("single", "single"), ("shrunk", "shrunk")]
+    ("file", "head", "stages"),
+    [
+        ("base_s0", "cascade", 1),
+        ("single_s0", "single", 1),
+        ("single_s3", "single", 3),
+        ("shrunk_s0", "shrunk", 1),
+    ],
 )
-def test_official_files_state_their_licence_and_config(name: str, head: str) -> None:
-    model = load_checkpoint(GOLDEN / f"{name}_s0.pth")
-    assert (model.config.head, model.config.num_classes) == (head, 7)
+def test_official_files_state_their_licence_and_config(file: str, head: str, stages: int) -> None:
+    model = load_checkpoint(GOLDEN / f"{file}.pth")
+    config = model.config
+    assert (config.head, config.decoder_stages, config.num_classes) == (head, stages, 7)
     assert model.provenance is not None
     assert "non-commercial" in model.provenance.licence
 

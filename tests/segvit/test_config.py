@@ -1,6 +1,7 @@
 """Model descriptions: their table, their JSON, mmsegmentation's dictionaries, what they refuse."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,8 @@ def test_mmseg_dictionaries_of_other_models() -> None:
         ({"tap_blocks": (1, 4)}, "tap_blocks must be ascending"),
         ({"num_classes": 0}, "num_classes must be 1 to 65535"),
         ({"shrink_block": 2}, "shrink_block must be set exactly when head is 'shrunk'"),
+        ({"decoder_stages": 2}, "decoder_stages must be 1, or more with head 'single', got 2"),
+        ({"head": "single", "decoder_stages": 0}, "decoder_stages must be 1, or more"),
         ({"class_names": ("a",)}, "class_names must be 7 entries, got 1 entries"),
         ({"palette": ((1, 2, 3),)}, "palette must be 7 entries"),
     ],
@@ -74,6 +77,11 @@ def test_mmseg_dictionaries_of_other_models() -> None:
 def test_contradictions(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_config(**changes)
+
+
+def test_an_unknown_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="head must be one of cascade, single, shrunk, got 'fcn'"):
+        replace(make_config(), head="fcn")
 
 
 def test_shrink_block_lies_inside() -> None:

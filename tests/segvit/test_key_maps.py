@@ -30,7 +30,7 @@ def test_every_published_key_and_shape(name: str, listed: str) -> None:
     shapes = golden["state_dict"].items()
     wanted = {key: tuple(shape) for key, shape in shapes if not OFFICIAL_IGNORED.fullmatch(key)}
     config = find_variant(name)
-    ours = {official_key(k, config.head): tuple(s) for k, s in build_keys(config).items()}
+    ours = {official_key(k, config): tuple(s) for k, s in build_keys(config).items()}
     assert ours == wanted
     read = SegViTConfig.from_mmseg(golden["model_cfg"], name)
     # What the configuration of a model does not say: its data's classes, and how they are resized.

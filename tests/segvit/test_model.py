@@ -13,7 +13,7 @@ from segvit.model import SegViT, build_model, mix_classes
 from tests.tiny_models import GOLDEN, make_config, make_model
 from tests.tolerances import GOLDEN_LABELS, GOLDEN_SCORES
 
-HEADS = ("base", "single", "shrunk")
+FILES = ("base_s0", "single_s0", "single_s3", "shrunk_s0")
 # Keys the eps case shrinks until the variances come near the epsilon.
 EPS_PARTS = ("backbone.pos_embed", "backbone.patch_embed.", "decode_head.projections.")
 
@@ -29,21 +29,21 @@ def _assert_scores(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert (got.argmax(1) == expected.argmax(1)).float().mean() >= GOLDEN_LABELS
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
     ("image", "scores"), [("img", "pred_eval"), ("img_alt", "encode_decode_alt")]
 )
-def test_scores_are_the_original_s(head: str, image: str, scores: str) -> None:
-    golden = _golden(f"{head}_s0")
-    model = load_checkpoint(GOLDEN / f"{head}_s0.pth")
+def test_scores_are_the_original_s(file: str, image: str, scores: str) -> None:
+    golden = _golden(file)
+    model = load_checkpoint(GOLDEN / f"{file}.pth")
     with torch.inference_mode():
         _assert_scores(model(golden[image]), golden[scores])
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_taps_are_the_original_s(head: str) -> None:
-    golden = _golden(f"{head}_s0")
-    model = load_checkpoint(GOLDEN / f"{head}_s0.pth")
+@pytest.mark.parametrize("file", FILES)
+def test_taps_are_the_original_s(file: str) -> None:
+    golden = _golden(file)
+    model = load_checkpoint(GOLDEN / f"{file}.pth")
     with torch.inference_mode():
         taps = model.backbone(golden["img_alt"])
     assert len(taps) == len(model.config.tap_blocks)
@@ -55,10 +55,10 @@ def test_taps_are_the_original_s(head: str) -> None:
         torch.testing.assert_close(tokens, expected, atol=GOLDEN_SCORES, rtol=1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_training_outputs_are_the_original_s(head: str) -> None:
-    golden = _golden(f"{head}_s0")
-    model = _without_dropout(load_checkpoint(GOLDEN / f"{head}_s0.pth"))
+@pytest.mark.parametrize("file", FILES)
+def test_training_outputs_are_the_original_s(file: str) -> None:
+    golden = _golden(file)
+    model = _without_dropout(load_checkpoint(GOLDEN / f"{file}.pth"))
     output = model(golden["img"])
     predictions = {"": output, **{f"aux{i}.": aux for i, aux in enumerate(output.aux)}}
     for prefix, prediction in predictions.items():

@@ -32,7 +32,8 @@ def test_groups_are_the_published_ones() -> None:
     golden = json.loads((GOLDEN / "extras.json").read_text())["optimizer_groups_[lr,wd]"]
     model = load_checkpoint(GOLDEN / "base_s0.pth")
     found = {
-        official_key(name, "cascade"): values for name, values in _groups(model, PUBLISHED).items()
+        official_key(name, model.config): values
+        for name, values in _groups(model, PUBLISHED).items()
     }
     assert len(golden) == 11
     for name, values in golden.items():
