@@ -1,16 +1,16 @@
 """Engines from an existing ONNX file: for a machine that has the GPU but not the checkpoint.
 
-An artifact gains engines, or has them replaced; a failure leaves it as it was.
+An artifact gains engines, or has them replaced, in engines.json: its manifest.json, and so its
+digest, stay the same. A failure leaves it as it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from engines.rebuild import ONNX_NAME, add_engines
 from engines.target import AUTO, Target, parse_targets
 from engines.trt_builder import BuildOptions
 from export.build_options import parse_batch
+from export.engine_list import ENGINES_NAME
 from export.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -29,6 +30,7 @@ from export.manifest import (
     hash_file,
     stage_artifact,
 )
+from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
 from segvit.cli import run_main
 
@@ -50,20 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out goes with --onnx; --artifact is extended in place")
     if arguments.onnx is not None and arguments.out is None:
         parser.error("--onnx needs --out, the folder of the new artifact")
+    if arguments.digest is not None and arguments.artifact is None:
+        parser.error("--digest goes with --artifact")
     if arguments.artifact is not None:
-        folder = arguments.artifact
-        manifest, builds = _extend_artifact(folder, arguments)
+        written = arguments.artifact / ENGINES_NAME
+        manifest, builds = _extend_artifact(arguments.artifact, arguments)
     else:
-        folder = arguments.out
-        manifest, builds = _make_artifact(arguments.onnx, folder, arguments)
-    if arguments.json:
-        print(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
-        return 0
+        written = arguments.out / MANIFEST_NAME
+        manifest, builds = _make_artifact(arguments.onnx, arguments.out, arguments)
     for missing in builds.not_built:
-        print(f"not built: {missing.target}: {missing.reason}")
+        _report(arguments, f"not built: {missing.target}: {missing.reason}")
     for warning in builds.warnings:
-        print(f"warning: {warning}")
-    print(f"wrote {folder / MANIFEST_NAME}")
+        _report(arguments, f"warning: {warning}")
+    _report(arguments, f"wrote {written}")
+    _report(arguments, f"digest {hash_file(written.parent / MANIFEST_NAME)}")
+    if arguments.json:
+        print(manifest.to_json(), end="")
     return 0
 
 
@@ -78,6 +82,12 @@ def _make_parser() -> argparse.ArgumentParser:
     source.add_argument("--artifact", type=Path, metavar="DIR", help="the artifact to extend")
     source.add_argument("--onnx", type=Path, metavar="FILE", help="a model that we exported")
     parser.add_argument("--out", type=Path, metavar="DIR", help="with --onnx: the new artifact")
+    parser.add_argument(
+        "--digest",
+        type=digest_argument,
+        metavar="SHA256",
+        help="refuse any artifact but that of this digest, which builds print",
+    )
     parser.add_argument(
         "--batch",
         type=parse_batch,
@@ -118,8 +128,8 @@ def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) 
 
 
 def _extend_artifact(folder: Path, arguments: argparse.Namespace) -> tuple[Manifest, TargetBuilds]:
-    """Build beside the artifact's files, then move everything in, the manifest last."""
-    manifest = Manifest.read(folder)
+    """Build beside the artifact's files, then move everything in, the list of engines last."""
+    manifest = Manifest.read(folder, arguments.digest)
     if arguments.batch is not None:
         manifest = replace(manifest, batch=_agree_batch(manifest, arguments.batch))
     return add_engines(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,7 @@ def build_targets(
     progress: bool = True,
     report: Callable[[str], None] = lambda line: None,
     taken: Mapping[str, str] | None = None,
+    kept: Collection[str] = (),
 ) -> TargetBuilds:
     """Return what was built of an ONNX file; engines and layer lists are written to `folder`.
 
@@ -72,6 +73,7 @@ def build_targets(
         progress: show bars, on a terminal.
         report: is told one line for each engine built.
         taken: layer lists that are there already, each with the engine it belongs to.
+        kept: names of files that no new one may have.
 
     Raises:
         ValueError: if a target asked for by name, or any at all, cannot be built here, or if an
@@ -107,7 +109,7 @@ def build_targets(
             audit = audit_engine(engine, onnx_path)
             fused_tail = options.fused_tail and target is Target.TRT
             check_audit(audit, precision, allow_unfused, fused_tail)
-            entry = _store(engine, audit, folder, taken or {})
+            entry = _store(engine, audit, folder, taken or {}, kept)
             entries.append(entry)
             audits[entry.file] = audit
             report(f"{target} {' '.join(group)}: {audit.describe()}, {engine.build_seconds:.1f} s")
@@ -214,10 +216,16 @@ def _check_loads(onnx_path: Path, target: Target) -> BuiltTarget:
 
 
 def _store(
-    engine: BuiltEngine, audit: Audit, folder: Path, taken: Mapping[str, str]
+    engine: BuiltEngine,
+    audit: Audit,
+    folder: Path,
+    taken: Mapping[str, str],
+    kept: Collection[str],
 ) -> BuiltTarget:
     """Write an engine and its layer list into `folder`; return the manifest's entry."""
     stem = engine_stem(engine.target, engine.compute_capabilities)
+    if f"{stem}.engine" in kept:
+        stem = f"{stem}-added"
     name, layers = f"{stem}.engine", f"layers_{engine.target}.json"
     if (folder / layers).exists() or taken.get(layers, name) != name:
         layers = f"layers_{stem}.json"  # for another generation of GPUs

@@ -24,7 +24,8 @@ from engines.target import (
 )
 from engines.trt_builder import BuildOptions
 from engines.trt_runtime import find_usable_entry
-from export.manifest import MANIFEST_NAME, Manifest, read_verified
+from export.engine_list import ENGINES_NAME, EngineList
+from export.manifest import Manifest, read_verified
 
 ONNX_NAME = "model.onnx"
 Report = Callable[[str], None]
@@ -36,6 +37,7 @@ def fit_artifact(
     device: int | str = 0,
     report: Report = lambda line: None,
     progress: bool = False,
+    digest: str | None = None,
 ) -> Target | None:
     """Build the engine that `open_runtime` would look for in vain; return its target.
 
@@ -48,6 +50,7 @@ def fit_artifact(
         device: as for `open_runtime`.
         report: is told what is built and why, a line each.
         progress: show bars, on a terminal.
+        digest: that the artifact must have, and keeps; None accepts any.
 
     Raises:
         FileNotFoundError: if there is no artifact.
@@ -57,7 +60,7 @@ def fit_artifact(
         AuditError: if the engine is not what the artifact's precision asks for.
     """
     folder, chosen = Path(artifact), parse_device(device)
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(folder, digest)
     for candidate in parse_targets([target]) or PREFERENCE:
         provider_asked = candidate in COMPILERS and chosen.provider != AUTO_PROVIDER
         if provider_asked or cannot_run_reason(candidate) is not None:
@@ -88,11 +91,13 @@ def add_engines(
     progress: bool = True,
     report: Report = lambda line: None,
 ) -> tuple[Manifest, TargetBuilds]:
-    """Build engines beside an artifact's files, then move all in, the manifest last.
+    """Build engines beside an artifact's files, then move all in, the list of them last.
+
+    The list is `engines.json`; `manifest.json` and the files that it lists stay as they are.
 
     Args:
         folder: the artifact folder.
-        manifest: its manifest; what changed in it is written too.
+        manifest: its manifest; the batch may be another one, which the list keeps.
         targets: none means all that this machine can build.
         options: for the builders.
         allow_unfused: accept attentions that did not fuse, with a warning.
@@ -104,6 +109,9 @@ def add_engines(
         ValueError, EngineBuildError, AuditError: as `build_targets` does.
     """
     onnx_path = verify_onnx_file(folder, ONNX_NAME, manifest)
+    assert manifest.digest is not None
+    added = manifest.added or EngineList(manifest.digest, manifest.batch)
+    built = set(manifest.files) - set(added.files)  # what the artifact was built with
     taken = {entry.layers: entry.file for entry in manifest.targets if entry.layers}
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
         staged = Path(name)
@@ -117,16 +125,15 @@ def add_engines(
             progress=progress,
             report=report,
             taken=taken,
+            kept=built,
         )
-        grown = manifest.with_targets(builds.entries, builds.not_built, builds.files)
-        replaced = tuple(f"'{file}': " for file in builds.files)
-        kept = (line for line in grown.warnings if not line.startswith(replaced))
-        grown = replace(grown, warnings=(*kept, *builds.warnings))
-        # Written while the old manifest still stands: moving needs no more space on the disk.
-        grown.write(staged)
-        for file in (*builds.files, MANIFEST_NAME):
+        added = replace(added, batch=manifest.batch)
+        added = added.with_targets(builds.entries, builds.not_built, builds.files, builds.warnings)
+        # Written while the old list still stands: moving needs no more space on the disk.
+        added.write(staged, built)
+        for file in (*builds.files, ENGINES_NAME):
             (staged / file).replace(folder / file)
-    return grown, builds
+    return Manifest.read(folder, manifest.digest), builds
 
 
 def _has_fused_tail(folder: Path, manifest: Manifest) -> bool:

@@ -205,6 +205,7 @@ def open_runtime(
     threads: int | None = None,
     instances: int = 1,
     rebuild: bool = False,
+    digest: str | None = None,
 ) -> Runtime:
     """Return the runtime of an artifact folder, its files checked before anything is loaded.
 
@@ -218,12 +219,15 @@ def open_runtime(
         instances: calls that run at once, each with memory of its own.
         rebuild: build the engine first where the artifact has none for this GPU and version; see
             `engines.rebuild.fit_artifact`, which can also say what it does.
+        digest: the artifact's, the sha256 of its `manifest.json` as builds print it: another
+            artifact is refused. None accepts any.
 
     Raises:
         FileNotFoundError: if there is no artifact.
-        ManifestError: if the manifest or a file it lists is not as built.
-        ValueError: if there is no engine of that target, or it cannot run here: no GPU, another
-            GPU or version than it was built for.
+        ManifestError: if the artifact has another digest, or the manifest or a file it lists is not
+            as built.
+        ValueError: if `digest` is none, if there is no engine of that target, or it cannot run
+            here: no GPU, another GPU or version than it was built for.
     """
     for name, count in (("instances", instances), ("threads", threads)):
         if count is not None and count < 1:
@@ -231,9 +235,9 @@ def open_runtime(
     if rebuild:
         from engines.rebuild import fit_artifact  # needs onnx, which a deploy host may lack
 
-        fit_artifact(artifact, target, device)
+        fit_artifact(artifact, target, device, digest=digest)
     folder = Path(artifact)
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(folder, digest)
     chosen = parse_device(device)
     wanted = parse_targets([target])
 

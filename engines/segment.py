@@ -27,6 +27,7 @@ from engines.runtime import Runtime, open_runtime
 from engines.self_test import check_self_test, read_golden, run_self_test
 from engines.target import AUTO, Target
 from export.manifest import Manifest
+from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
 from segvit.cli import run_main
 from segvit.images import (
@@ -65,8 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.rebuild:
         from engines.rebuild import fit_artifact  # needs onnx, which a deploy host may lack
 
-        fit_artifact(arguments.artifact, arguments.target, arguments.device, say, progress=True)
-    with open_runtime(arguments.artifact, arguments.target, arguments.device) as runtime:
+        fit_artifact(arguments.artifact, arguments.target, arguments.device, say, progress=True,
+                     digest=arguments.digest)  # fmt: skip
+    with open_runtime(
+        arguments.artifact, arguments.target, arguments.device, digest=arguments.digest
+    ) as runtime:
         for note in runtime.notes if arguments.verbose else ():
             say(f"note: {note}")
         if arguments.self_test:
@@ -84,6 +88,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="image files, folders or quoted globs")
     add("--artifact", type=Path, required=True, metavar="DIR", help="made by export.build")
+    add("--digest", type=digest_argument, metavar="SHA256",
+        help="refuse any artifact but that of this digest, which builds print")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     add("--self-test", action="store_true", help="compare golden.npz, segment nothing")
     add("--rebuild", action="store_true",
@@ -99,7 +105,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _test(runtime: Runtime, arguments: argparse.Namespace, say: Report) -> int:
     """Print how many labels are the reference's; return 0 or raise `ParityError`."""
-    manifest = Manifest.read(arguments.artifact)
+    manifest = Manifest.read(arguments.artifact, arguments.digest)
     golden = read_golden(arguments.artifact, manifest)
     say(f"testing {manifest.precision} on {runtime.target} with {len(golden.images)} images")
     result = run_self_test(runtime, golden, manifest, progress=sys.stderr.isatty())

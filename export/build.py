@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in manifest.warnings:
         say(f"warning: {warning}")
     say(f"wrote {folder}: {', '.join(('manifest.json', *manifest.files))}")
+    say(f"digest {hash_file(folder / 'manifest.json')}")
     if arguments.json:
         print((folder / "manifest.json").read_text(), end="")
     return 0

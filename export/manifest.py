@@ -1,21 +1,24 @@
 """The manifest of an artifact folder: what was built, for what, from what, and its hashes.
 
-`manifest.json` is written last, so a folder that has one is complete. Reading trusts nothing: the
-file may come from another machine, and an engine it names is executable code.
+`manifest.json` is written last, so a folder that has one is complete. Its sha256 is the artifact's
+digest, which a caller can pin: it binds every file that the manifest lists. Reading trusts nothing:
+the file may come from another machine, and an engine it names is executable code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
+from export.engine_list import EngineList, merge_missing, merge_targets
 from export.manifest_decode import decode
+from export.manifest_file import MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES
+from export.manifest_file import ManifestError as ManifestError
+from export.manifest_file import check_digest, check_files, check_name, parse_object, read_bounded
 from export.manifest_records import AuditSummary as AuditSummary
 from export.manifest_records import BuiltTarget as BuiltTarget
 from export.manifest_records import MissingTarget as MissingTarget
@@ -27,16 +30,9 @@ from segvit.atomic import replace_folder, write_bytes
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 REBUILD = "python -m export.build --out {folder} …"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASH_CHUNK = 1 << 20
 _METADATA_FIELDS = ("version", "model", "precision", "classes", "palette")
-
-
-class ManifestError(RuntimeError):
-    """An artifact folder that cannot be used as it is; the message says what mends it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,8 @@ class Manifest:
 
     `batch` is (smallest, typical, largest); `mode` is `whole`, or `slide` where windows are cut and
     stitched in the graph; `files` maps each file's name, relative to the folder, to its sha256.
+    `digest` is the sha256 of the file that it was read from, and `added` the engines that came
+    later, which stand among `targets` too; that file holds neither.
     """
 
     version: str
@@ -64,32 +62,65 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    digest: str | None = field(default=None, compare=False)
+    added: EngineList | None = field(default=None, compare=False)
 
     @classmethod
-    def read(cls, folder: str | Path) -> Manifest:
+    def read(cls, folder: str | Path, digest: str | None = None) -> Manifest:
         """Return the manifest of an artifact folder, every field checked.
+
+        Engines that were added since it was built, listed in `engines.json`, are in it too.
+
+        Args:
+            folder: the artifact folder.
+            digest: the sha256 that `manifest.json` must have; None accepts any.
 
         Raises:
             FileNotFoundError: if there is no manifest.
-            ManifestError: if it is of another schema, damaged, or names a file outside the folder.
+            ValueError: if `digest` is none.
+            ManifestError: if it has another digest, is of another schema, damaged, or names a file
+                outside the folder; or if the list of added engines is not one of this artifact.
         """
-        path = Path(folder) / MANIFEST_NAME
-        values = _load_json(path)
+        manifest = cls._read_own(Path(folder), digest)
+        assert manifest.digest is not None
+        added = EngineList.read(Path(folder), manifest.digest, manifest.files)
+        if added is None:
+            return manifest
+        grown = manifest.with_targets(added.targets, added.not_built, added.files)
+        warnings = manifest.warnings + added.warnings
+        return replace(grown, batch=added.batch, warnings=warnings, added=added)
+
+    @classmethod
+    def _read_own(cls, folder: Path, digest: str | None) -> Manifest:
+        """Return what `manifest.json` says, its bytes hashed before they are parsed."""
+        path, mend = folder / MANIFEST_NAME, REBUILD.format(folder=folder)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"'{folder}' is no artifact folder: it has no {MANIFEST_NAME}; make one with {mend}"
+            )
+        data = read_bounded(path, f"build the artifact again: {mend}")
+        found = check_digest(path, data, digest)
+        values = parse_object(path, data, f"build the artifact again: {mend}")
         schema = values.get("schema")
         if schema != SCHEMA:
             raise ManifestError(
                 f"'{path}' is of another version: expected schema {SCHEMA}, got {schema!r}; build "
-                f"the artifact again with this version: {REBUILD.format(folder=folder)}"
+                f"the artifact again with this version: {mend}"
             )
         try:
             manifest = decode(cls, values)
             manifest.check()
         except ValueError as error:
             raise ManifestError(
-                f"'{path}' is damaged: {error}; build the artifact again: "
-                f"{REBUILD.format(folder=folder)}"
+                f"'{path}' is damaged: {error}; build the artifact again: {mend}"
             ) from error
-        return manifest
+        return replace(manifest, digest=found, added=None)
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`."""
+        values = asdict(replace(self, added=None))
+        del values["digest"], values["added"]
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, folder: str | Path) -> Path:
         """Write `manifest.json` into `folder`, atomically, and return its path.
@@ -100,19 +131,15 @@ class Manifest:
         """
         self.check()
         path = Path(folder) / MANIFEST_NAME
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        write_bytes(path, f"{text}\n".encode())
+        write_bytes(path, self.to_json().encode())
         return path
 
     def check(self) -> None:
         """Raise ValueError where the fields contradict each other or a name leaves the folder."""
-        for name, digest in self.files.items():
-            _check_name(name)
-            if not _SHA256.fullmatch(digest):
-                raise ValueError(f"files['{name}']: expected a sha256, got '{digest[:80]}'")
+        check_files(self.files.items())
         for built in self.targets:
             for name in filter(None, (built.file, built.layers)):
-                _check_name(name)
+                check_name(name)
                 if name not in self.files:
                     raise ValueError(f"target '{built.target}' names '{name}', which files lacks")
         if not self.outputs:
@@ -136,13 +163,10 @@ class Manifest:
         files: Mapping[str, str],
     ) -> Manifest:
         """Return a copy with targets added, each in the place of one of its name and file."""
-        files_built = {(entry.target, entry.file) for entry in built}
-        targets_built = {entry.target for entry in built}
-        missing = {entry.target: entry for entry in (*self.not_built, *not_built)}
         return replace(
             self,
-            targets=tuple(e for e in self.targets if (e.target, e.file) not in files_built) + built,
-            not_built=tuple(entry for name, entry in missing.items() if name not in targets_built),
+            targets=merge_targets(self.targets, built),
+            not_built=merge_missing(self.not_built, not_built, built),
             files={**self.files, **files},
         )
 
@@ -232,7 +256,7 @@ def _locate(folder: str | Path, name: str, manifest: Manifest | None) -> tuple[P
     folder = Path(folder)
     manifest = manifest or Manifest.read(folder)
     try:
-        _check_name(name)
+        check_name(name)
     except ValueError as error:
         raise ManifestError(f"'{folder}': {error}") from error
     if name not in manifest.files:
@@ -263,38 +287,3 @@ def _mending_command(path: Path) -> str:
     if path.suffix == ".engine":
         return f"python -m engines.build --artifact {path.parent}"
     return REBUILD.format(folder=path.parent)
-
-
-def _check_name(name: str) -> None:
-    """Refuse whatever is no plain relative path below the folder, on any system."""
-    if len(name) > 255 or not _PLAIN_NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
-        raise ValueError(
-            f"file name '{name[:80]}' is refused: expected a plain name inside the artifact folder"
-        )
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file of bounded size."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"'{path.parent}' is no artifact folder: it has no {MANIFEST_NAME}; make one with "
-            f"{REBUILD.format(folder=path.parent)}"
-        )
-    with path.open("rb") as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        limit = MAX_MANIFEST_BYTES // 2**20
-        raise ManifestError(
-            f"'{path}' is no manifest: expected at most {limit} MiB, got more; build the artifact "
-            f"again: {REBUILD.format(folder=path.parent)}"
-        )
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(
-            f"'{path}' is damaged: {error}; build the artifact again: "
-            f"{REBUILD.format(folder=path.parent)}"
-        ) from error
-    if not isinstance(values, dict):
-        raise ManifestError(f"'{path}' is damaged: expected a JSON object; build it again")
-    return values

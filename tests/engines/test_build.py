@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import resource
 import shutil
 import signal
@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 from engines.build import main
+from engines.runtime import find_entry
 from engines.target import Target, missing_reason
 from export.manifest import Manifest, verify_file
 from segvit.cli import run_main
@@ -52,17 +53,20 @@ def full_disk(most: int) -> Iterator[None]:
 
 def test_an_artifact_gains_an_engine(artifact: Writer, capsys: pytest.CaptureFixture[str]) -> None:
     folder = artifact(precision="fp16")
+    before = (folder / "manifest.json").read_bytes()
+    digest = hashlib.sha256(before).hexdigest()
     assert main(["--artifact", str(folder), "--target", "trt-rtx",
-                 "--compute-capability", "SM89"]) == 0  # fmt: skip
-    manifest = Manifest.read(folder)
+                 "--compute-capability", "SM89", "--digest", digest]) == 0  # fmt: skip
+    assert (folder / "manifest.json").read_bytes() == before
+    manifest = Manifest.read(folder, digest)
     assert [entry.target for entry in manifest.targets] == ["ort", "trt-rtx"]
     for name in manifest.files:
         verify_file(folder, name, manifest)
-    assert set(manifest.files) | {"manifest.json"} == set(content(folder))
+    assert set(manifest.files) | {"manifest.json", "engines.json"} == set(content(folder))
     out = capsys.readouterr().out
     assert "building tiny in fp16 for trt-rtx" in out
     assert "3 of 3 attentions fused" in out
-    assert f"wrote {folder / 'manifest.json'}" in out
+    assert out.splitlines()[-2:] == [f"wrote {folder / 'engines.json'}", f"digest {digest}"]
 
 
 def test_a_second_build_replaces_its_own_engine_alone(artifact: Writer) -> None:
@@ -81,6 +85,46 @@ def test_a_second_build_replaces_its_own_engine_alone(artifact: Writer) -> None:
         verify_file(folder, name, manifest)
 
 
+def test_an_engine_that_came_with_the_artifact_stays(artifact: Writer, tmp_path: Path) -> None:
+    source, folder = artifact(precision="fp16") / "model.onnx", tmp_path / "new"
+    options = ["--target", "trt-rtx", "--compute-capability", "SM89"]
+    assert run("--onnx", source, "--out", folder, *options) == 0
+    before, own = content(folder), Manifest.read(folder)
+    for _ in range(2):  # the second time it replaces what the first added
+        assert run("--artifact", folder, *options, "--digest", str(own.digest)) == 0
+        manifest = Manifest.read(folder, own.digest)
+        assert [(entry.file, entry.layers) for entry in manifest.targets] == [
+            ("trt-rtx-sm89.engine", "layers_trt-rtx.json"),
+            ("trt-rtx-sm89-added.engine", "layers_trt-rtx-sm89-added.json"),
+        ]
+        assert find_entry(folder, manifest, Target.TRT_RTX, "SM89") == manifest.targets[1]
+        for name in manifest.files:
+            verify_file(folder, name, manifest)
+    now = content(folder)
+    assert {name: now[name] for name in before} == before
+    assert set(now) - set(before) == {
+        "engines.json", "trt-rtx-sm89-added.engine", "layers_trt-rtx-sm89-added.json",
+    }  # fmt: skip
+
+
+def test_another_artifact_than_the_one_of_the_digest_is_not_touched(
+    artifact: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = artifact(precision="fp16")
+    before = content(folder)
+    assert run("--artifact", folder, "--digest", "a" * 64) == 1
+    assert f"expected digest {'a' * 64}, got " in capsys.readouterr().err
+    assert content(folder) == before
+
+
+def test_the_batch_of_added_engines_is_kept(artifact: Writer) -> None:
+    folder = artifact(precision="fp16", batch="batch")
+    before = (folder / "manifest.json").read_bytes()
+    assert run("--artifact", folder, "--target", "openvino", "--batch", "1:3:5") == 0
+    assert Manifest.read(folder).batch == (1, 3, 5)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
 def test_an_onnx_file_becomes_an_artifact(
     artifact: Writer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +134,8 @@ def test_an_onnx_file_becomes_an_artifact(
                "--compute-capability", "SM89") == 0  # fmt: skip
     printed = capsys.readouterr()
     manifest = Manifest.read(out)
-    assert json.loads(printed.out) == json.loads((out / "manifest.json").read_text())
+    assert printed.out == (out / "manifest.json").read_text()
+    assert printed.err.endswith(f"digest {manifest.digest}\n")
     assert "attentions fused" in printed.err
     assert manifest.model.name == "tiny"
     assert manifest.batch == (1, 2, 4)
@@ -200,6 +245,8 @@ def test_another_batch_than_a_static_one_is_refused(
         ([], "one of the arguments --artifact --onnx is required"),
         (["--onnx", "m.onnx"], "--onnx needs --out"),
         (["--artifact", "a", "--out", "b"], "--artifact is extended in place"),
+        (["--artifact", "a", "--digest", "123abc"], "expected all 64 hexadecimal digits"),
+        (["--onnx", "m.onnx", "--out", "b", "--digest", "a" * 64], "--digest goes with --artifact"),
         (["--artifact", "a", "--onnx", "b"], "not allowed with argument"),
         (["--artifact", "a", "--batch", "4:2:1"], "1 <= MIN <= OPT <= MAX"),
         (["--artifact", "a", "--optimization-level", "9"], "invalid choice: 9"),

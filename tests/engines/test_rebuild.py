@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,16 +32,45 @@ def add_stale_engine(folder: Path) -> None:
 
 def test_a_target_that_was_not_built_is_added(artifact: Writer, images: np.ndarray) -> None:
     folder, said = artifact(), list[str]()
-    before = (folder / "model.onnx").read_bytes()
+    before = [(folder / name).read_bytes() for name in ("manifest.json", "model.onnx")]
+    digest = hash_file(folder / "manifest.json")
     assert fit_artifact(folder, "openvino", report=said.append) is Target.OPENVINO
     assert said == [f"rebuilding: '{folder}' holds no openvino engine, only ort"]
     manifest = Manifest.read(folder)
     assert [entry.target for entry in manifest.targets] == ["ort", "openvino"]
     assert manifest.targets[1].version == installed_version(Target.OPENVINO)
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
-    assert (folder / "model.onnx").read_bytes() == before
-    with open_runtime(folder, "openvino", threads=1) as runtime:
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["engines.json", "manifest.json", "model.onnx"]
+    assert [(folder / name).read_bytes() for name in names[1:]] == before
+    with open_runtime(folder, "openvino", threads=1, digest=digest) as runtime:
         runtime.infer(images[:1])
+
+
+def test_a_pinned_artifact_is_rebuilt_and_opens_by_its_pin(
+    artifact: Writer, images: np.ndarray
+) -> None:
+    folder = artifact()
+    digest = hash_file(folder / "manifest.json")
+    for _ in range(2):
+        with open_runtime(
+            folder, "openvino", threads=1, rebuild=True, digest=digest.upper()
+        ) as runtime:
+            runtime.infer(images[:1])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ManifestError, match=rf"expected digest {'b' * 64}, got {digest}; copy"):
+        open_runtime(folder, "trt", rebuild=True, digest="b" * 64)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_was_added_to_another_artifact_is_refused_with_the_fix(
+    artifact: Writer, images: np.ndarray
+) -> None:
+    folder = artifact()
+    fit_artifact(folder, "openvino")
+    other = replace(Manifest.read(folder), warnings=("built again",), targets=(), files={})
+    other.write(folder)
+    with pytest.raises(ManifestError, match=r"engines\.json' belongs to another artifact: .*; del"):
+        open_runtime(folder, "ort")
 
 
 def test_what_fits_is_left_alone(artifact: Writer) -> None:

@@ -355,3 +355,26 @@ def test_whatever_stands_in_it_a_manifest_is_read_or_refused(
     except ManifestError:
         return  # and nothing else escapes
     manifest.check()
+
+
+def test_the_digest_is_the_sha256_of_the_manifest(folder: Path, edit: Any) -> None:
+    digest = hash_file(folder / "manifest.json")
+    for text in (digest, digest.upper(), f" {digest}\n"):
+        assert Manifest.read(folder, text).digest == digest
+    edit(lambda values: values.update(digest="0" * 64))  # what a file says of itself counts nothing
+    changed = Manifest.read(folder)
+    assert changed.digest == hash_file(folder / "manifest.json")
+    with pytest.raises(ManifestError, match=f"expected digest {digest}, got {changed.digest}"):
+        Manifest.read(folder, digest)
+
+
+def test_another_digest_is_refused_before_anything_is_parsed(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="is not the artifact that was asked for"):
+        Manifest.read(folder, "a" * 64)
+
+
+@pytest.mark.parametrize("text", ["", "abc123", "a" * 63, "a" * 65, "g" * 64, "sha256:" + "a" * 64])
+def test_part_of_a_digest_is_refused(folder: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=f"got {len(text)} characters; builds print it"):
+        Manifest.read(folder, text)
