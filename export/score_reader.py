@@ -24,9 +24,10 @@ from segvit.memory import release_memory
 
 
 class ScoreReader:
-    """Labels and scores of a copy of the graph that differs only in also giving its scores.
+    """Labels and scores of a copy of the graph that gives its scores too and rounds as a GPU does.
 
-    Its BF16 is emulated, since the CPU provider lacks the kernels.
+    Every 16-bit value is rounded where the graph stores it, which ONNX Runtime by itself leaves
+    out (see `RoundingEmulationPass`), so that a value that overflows on a GPU overflows here.
 
     Args:
         onnx_path: the shipped graph, labels or scores out.
