@@ -56,18 +56,20 @@ def open_tapped(path: Path, target: Target, copy: Path) -> TappedGraph:
 
 
 class _WrittenGraph:
-    """A copy on ONNX Runtime, its optimisations off; bfloat16, which that lacks, is emulated."""
+    """A copy on ONNX Runtime, its optimizations off; each 16-bit value is read as it is rounded."""
 
     def __init__(self, path: Path, copy: Path) -> None:
         model = ir.load(path)
-        nodes = list(model.graph)
+        outputs = model.graph.outputs
+        self.taps = _list_taps(model.graph)
+        values = [node.outputs[0] for node in self.taps.values()]
+        outputs.extend(value for value in values if value not in outputs)
+        places = [outputs.index(value) for value in values]
         for check_pass in check_passes()[1:]:  # the first exposes scores alone
             check_pass(model)
-        outputs = list(model.graph.outputs)
-        self.taps = _list_taps(nodes)
-        self._names = {name: str(node.outputs[0].name) for name, node in self.taps.items()}
-        tapped = (node.outputs[0] for node in self.taps.values())
-        model.graph.outputs.extend(value for value in tapped if value not in outputs)
+        # The passes replace an output by its rounded value, in its place.
+        names = [str(outputs[place].name) for place in places]
+        self._names = dict(zip(self.taps, names, strict=True))
         ir.save(model, copy, external_data=f"{copy.name}.data")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
