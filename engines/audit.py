@@ -11,16 +11,26 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from engines.fused_tail_plugin import is_fused_tail
+from engines.accumulators import read_attention_sums
 from engines.graph import Graph, read_graph
-from engines.kernels import Kernel
+from engines.kernel_checks import (
+    QUANTIZED,
+    Wrong,
+    find_extra,
+    find_opaque,
+    find_untraced,
+    find_wrong_attentions,
+    find_wrong_gemms,
+    shorten,
+)
+from engines.kernels import ACTIVATION_BYTES, Kernel, parse_inspector
+from engines.parts import MEGABYTE, TAIL, Part, is_tail_fused, split_parts, sum_traffic_mb
 from engines.trt_builder import BuiltEngine
 from export.manifest import AuditSummary, PartSummary
 
-MEGABYTE = 10**6
-_NAMES_SHOWN = 4
-# Precisions whose products, but for stated exceptions, run in this datatype.
+# Precisions whose GEMMs, but for stated exceptions, run in this datatype.
 PRECISION_DATATYPES = {
     "fp32": "Float",
     "fp16": "Half",
@@ -28,19 +38,8 @@ PRECISION_DATATYPES = {
     "int8": "Int8",
     "fp8": "FP8",
 }
-_QUANTISED = frozenset({"Int8", "FP8"})
 # Precisions in which the compilers fuse attention. In FP32 none of them ever does.
 _FUSING = frozenset({"Half", "BFloat16", "Int8", "FP8"})
-# The first part of a node's name is the module it comes from (export.passes.node_names).
-_PARTS = {
-    "resize": "resize",
-    "patch_embed": "patch embed",
-    "encoder": "encoder",
-    "head": "head",
-    "tail": "tail",
-    "restore": "restore",
-}
-OTHER_PART = "other"
 
 
 class AuditError(RuntimeError):
@@ -48,23 +47,18 @@ class AuditError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """The share of one part of the network; `traffic_mb` is None if sizes are open."""
-
-    kernels: int
-    traffic_mb: float | None
-
-
-@dataclass(frozen=True)
 class Audit:
     """The figures of one engine; megabytes are 10**6 bytes.
 
-    `attentions` counts those of the ONNX graph, `unfused` names the softmax nodes of those that
-    became several kernels. `gemm_datatypes` counts products by the datatype they run in, fused
-    attentions not among them; `attention_datatypes` counts those. `wrong_precision` holds (kernel
-    or attention, asked, got). `products` maps the node of each such product, and those of quantised
-    attentions, to the datatype asked for and the one obtained. `traffic_mb` is None where a dynamic
-    batch leaves sizes open. `fused_tail` says that the plugin's one kernel stands for the tail.
+    `attentions` counts those of the model's description, or of the graph of a file without one;
+    `unfused` names the softmax nodes of those that became several kernels. `gemm_datatypes` counts
+    GEMMs by the datatype they run in, fused attentions not among them; `attention_datatypes` counts
+    those. `wrong_precision` holds (kernel or attention, asked, got). `products` maps the node of
+    each such GEMM, and those of quantized attentions, to the datatype asked for and the one
+    obtained. `traffic_mb` is None where a dynamic batch leaves sizes open. `fused_tail` says that
+    the plugin's one kernel stands for the tail. `float_sums` counts the fused attentions that sum in FP32 as the plan says, None where it does
+    not; `asked_float_sums` counts those that the graph asks it of. `unaudited` says what of the
+    engine the audit cannot vouch for, `is_opaque` that a region of it is not listed at all.
     """
 
     kernels: int
@@ -76,10 +70,14 @@ class Audit:
     asked_datatypes: dict[str, int]
     parts: dict[str, Part] = field(default_factory=dict)
     unfused: tuple[str, ...] = ()
-    wrong_precision: tuple[tuple[str, str, str], ...] = ()
+    wrong_precision: tuple[Wrong, ...] = ()
     products: dict[str, tuple[str, str]] = field(default_factory=dict)
     attention_datatypes: dict[str, int] = field(default_factory=dict)
     fused_tail: bool = False
+    float_sums: int | None = None
+    asked_float_sums: int = 0
+    unaudited: tuple[str, ...] = ()
+    is_opaque: bool = False
 
     def summary(self) -> AuditSummary:
         """Return what the manifest keeps."""
@@ -92,6 +90,8 @@ class Audit:
             gemm_datatypes=self.gemm_datatypes,
             parts={name: PartSummary(p.kernels, p.traffic_mb) for name, p in self.parts.items()},
             unfused=self.unfused,
+            float_sums=self.float_sums,
+            unaudited=self.unaudited,
         )
 
     def describe(self) -> str:
@@ -102,69 +102,156 @@ class Audit:
             memory = f", {self.activation_mb * MEGABYTE / 2**20:,.1f} MiB of activations"
         datatypes = _describe_counts(self.gemm_datatypes)
         fused = f"{self.fused_attentions} of {self.attentions} attentions fused"
-        if _QUANTISED.intersection(self.attention_datatypes):
+        if QUANTIZED.intersection(self.attention_datatypes):
             fused = f"{fused} ({_describe_counts(self.attention_datatypes)})"
+        if self.is_opaque:
+            fused = "attentions not known"
         if self.fused_tail:
             fused += ", tail fused"
-        return f"{self.kernels} kernels, {fused}, GEMMs {datatypes or 'none'}{traffic}{memory}"
+        sums = f", {self.describe_sums()}" if self.fused_attentions else ""
+        return (
+            f"{self.kernels} kernels, {fused}, GEMMs {datatypes or 'none'}{traffic}{memory}{sums}"
+        )
+
+    def describe_sums(self) -> str:
+        """Return how the fused attentions sum, as far as the plan tells."""
+        if self.float_sums is None:
+            return "attention sums: not known"
+        count = f"{self.float_sums} of {self.fused_attentions}"
+        return f"attention sums: FP32 in {count}, read from the plan"
 
 
 def audit_engine(engine: BuiltEngine, onnx_path: str | Path) -> Audit:
     """Return what `engine`, built from `onnx_path`, really does."""
-    return audit_kernels(engine.kernels, read_graph(onnx_path), engine.activation_bytes)
+    graph = read_graph(onnx_path)
+    return audit_kernels(engine.kernels, graph, engine.activation_bytes, engine.plan)
+
+
+def audit_layers(document: Mapping[str, Any], graph: Graph, plan: bytes | None = None) -> Audit:
+    """Return the audit of a stored engine: nothing but its files goes in.
+
+    Args:
+        document: its layer list, as `engines.kernels.layers_document` gives it.
+        graph: what it was compiled from.
+        plan: the engine's bytes; without them, how attentions sum is not known.
+
+    Raises:
+        ValueError: if the document is no list of layers.
+    """
+    layers = document.get("Layers")
+    if not isinstance(layers, list):
+        raise ValueError("layer list: expected a list 'Layers', got none; build the engine again")
+    return audit_kernels(parse_inspector(layers), graph, document.get(ACTIVATION_BYTES), plan)
 
 
 def audit_kernels(
-    kernels: tuple[Kernel, ...], graph: Graph, activation_bytes: int | None = None
+    kernels: tuple[Kernel, ...],
+    graph: Graph,
+    activation_bytes: int | None = None,
+    plan: bytes | None = None,
 ) -> Audit:
-    """Return the audit of a list of kernels against the graph they were compiled from."""
+    """Return the audit of a list of kernels against the graph they were compiled from.
+
+    Args:
+        kernels: all of the engine's layers.
+        graph: what the engine was compiled from.
+        activation_bytes: what the builder says it reserves.
+        plan: the engine's bytes, which tell how attentions sum.
+    """
     launched = [kernel for kernel in kernels if kernel.launches]
     products = [kernel for kernel in launched if kernel.is_product]
     fused = _find_fused(launched, graph)
-    unfused = tuple(name for name in graph.attentions if name not in fused)
+    opaque = find_opaque(launched)
+    unfused = () if opaque else tuple(name for name in graph.attentions if name not in fused)
+    attentions = graph.described_attentions or len(graph.attentions)
+    fused_tail = is_tail_fused(launched)
     return Audit(
         kernels=len(launched),
-        attentions=len(graph.attentions),
-        fused_attentions=len(graph.attentions) - len(unfused),
-        traffic_mb=_traffic_mb(launched),
+        attentions=attentions,
+        fused_attentions=len(fused),
+        traffic_mb=sum_traffic_mb(launched),
         activation_mb=None if activation_bytes is None else activation_bytes / MEGABYTE,
         gemm_datatypes=dict(Counter(kernel.product_datatype for kernel in products)),
         asked_datatypes=dict(Counter(graph.products.values())),
-        parts=_split_parts(launched),
+        parts=split_parts(launched),
         unfused=unfused,
         wrong_precision=(
-            *_find_wrong_precision(products, graph, frozenset(unfused)),
-            *_find_wrong_attentions(fused, graph),
+            *find_wrong_gemms(products, graph, unfused),
+            *find_wrong_attentions([k for k in launched if k.is_attention], graph),
         ),
         products=_match_products(products, graph) | _match_attentions(fused, graph),
         attention_datatypes=dict(Counter(fused.values())),
-        fused_tail=_is_tail_fused(launched),
-    )  # fmt: skip
+        fused_tail=fused_tail,
+        float_sums=None if plan is None else _count_float_sums(plan, len(fused)),
+        asked_float_sums=len(graph.float_sums.intersection(fused)),
+        unaudited=tuple(
+            opaque
+            or [
+                *_find_hidden(graph),
+                *find_untraced(launched, graph, TAIL if fused_tail else None),
+                *find_extra(launched, graph),
+            ]
+        ),
+        is_opaque=bool(opaque),
+    )
 
 
 def check_audit(
-    audit: Audit, precision: str, allow_unfused: bool = False, fused_tail: bool = False
+    audit: Audit,
+    precision: str,
+    allow_unfused: bool = False,
+    fused_tail: bool = False,
+    allow_unaudited: bool = False,
 ) -> None:
     """Accept an engine that is what was asked for; with `fused_tail`, one whose tail is fused.
 
-    Products and fused attentions are compared with what the ONNX graph asks of them, so operations
-    left in FP32 on purpose pass; yet most products must run in the precision asked for (for bf16,
+    GEMMs and fused attentions are compared with what the ONNX graph asks of them, so operations
+    left in FP32 on purpose pass; yet most GEMMs must run in the precision asked for (for bf16,
     in 16 bits).
 
     Raises:
-        AuditError: naming the layers whose datatype differs from the graph's, or the attentions
-            that did not fuse in a precision in which they can; or if the tail did not.
+        AuditError: naming the layers whose datatype differs from the graph's, the attentions that
+            did not fuse in a precision in which they can or do not sum as asked, or what of the
+            engine cannot be audited; or if the tail did not fuse.
         ValueError: if `precision` is unknown.
     """
     if precision not in PRECISION_DATATYPES:
         known = ", ".join(PRECISION_DATATYPES)
         raise ValueError(f"precision '{precision}' is unknown; expected one of: {known}")
     asked = PRECISION_DATATYPES[precision]
+    if audit.unaudited and not allow_unaudited:
+        raise AuditError(
+            f"the audit cannot vouch for the engine: {'; '.join(audit.unaudited)}; another version "
+            "of the compiler may do better, or accept the engine with --allow-unaudited"
+        )
+    _check_datatypes(audit, precision, asked)
+    if audit.unfused and asked in _FUSING and not allow_unfused:
+        raise AuditError(
+            f"{len(audit.unfused)} of {audit.attentions} attentions did not fuse in {precision}: "
+            f"{shorten(audit.unfused)}; {_unfused_hint(asked)}, or accept the slower engine with "
+            "--allow-unfused"
+        )
+    if audit.float_sums is not None and audit.float_sums < audit.asked_float_sums:
+        raise AuditError(
+            f"sums in FP32 were asked of {audit.asked_float_sums} fused attentions, but only "
+            f"{audit.float_sums} of {audit.fused_attentions} have them, as the plan says; this "
+            "compiler does not take the casts that ask for them: export the ONNX with "
+            "--attention fp16-sums, whose gate sums in FP16 too"
+        )
+    if fused_tail and not audit.fused_tail:
+        tail = audit.parts.get("tail", Part(0, None))
+        raise AuditError(
+            "--fused-tail was asked for, but the labels are not those of the plugin's one kernel: "
+            f"{tail.kernels} kernels make the tail; leave --fused-tail out"
+        )
+
+
+def _check_datatypes(audit: Audit, precision: str, asked: str) -> None:
     if audit.wrong_precision:
         shown = [f"{name} (asked {want}, got {got})" for name, want, got in audit.wrong_precision]
         raise AuditError(
             f"{len(shown)} layers do not run in the datatype that the ONNX graph gives them: "
-            f"{_shorten(shown)}; the builder cannot do better, change their precision in the graph"
+            f"{shorten(shown)}; the builder cannot do better, change their precision in the graph"
         )
     total, obtained = sum(audit.gemm_datatypes.values()), audit.gemm_datatypes.get(asked, 0)
     # BF16 is for the encoder's range; where the range is known, the graph asks for FP16.
@@ -175,54 +262,12 @@ def check_audit(
             f"precision {precision} was asked for, but only {obtained} of {total} products run in "
             f"{asked} (found {found}); export the ONNX with --{precision}"
         )
-    if audit.unfused and asked in _FUSING and not allow_unfused:
-        raise AuditError(
-            f"{len(audit.unfused)} of {audit.attentions} attentions did not fuse in {precision}: "
-            f"{_shorten(audit.unfused)}; {_unfused_hint(asked)}, or accept the slower engine with "
-            "--allow-unfused"
-        )
-    if fused_tail and not audit.fused_tail:
-        tail = audit.parts.get("tail", Part(0, None))
-        raise AuditError(
-            "--fused-tail was asked for, but the labels are not those of the plugin's one kernel: "
-            f"{tail.kernels} kernels make the tail; leave --fused-tail out"
-        )
 
 
 def _unfused_hint(asked: str) -> str:
     # Seen with TensorRT-RTX 1.7: an attention that is itself in FP8 fuses in these sizes only.
     sizes = " and, with --quantise-attention, for fewer than 32 tokens or heads wider than 256"
     return f"look for a second reader of their logits{sizes if asked == 'FP8' else ''}"
-
-
-def _find_wrong_precision(
-    products: list[Kernel], graph: Graph, unfused: frozenset[str]
-) -> tuple[tuple[str, str, str], ...]:
-    """Return (names, asked, got) of each product that runs in another datatype than its nodes."""
-    inside = {name for names in graph.attention_products.values() for name in names}
-    # A quantised attention that is not fused is an error as such, whatever its pieces run in.
-    pieces = {
-        name
-        for softmax in unfused
-        for name in graph.attention_products.get(softmax, ())
-        if _QUANTISED.intersection(graph.products[n] for n in graph.attention_products[softmax])
-    }
-    wrong = []
-    for kernel in products:
-        names = [name for name in kernel.nodes if name not in pieces]
-        asked = {name: graph.products[name] for name in names if name in graph.products}
-        if asked and kernel.product_datatype not in asked.values():
-            wanted = "/".join(sorted(set(asked.values())))
-            wrong.append(("+".join(asked), wanted, kernel.product_datatype))
-    found = _match_products(products, graph)
-    # A quantised product that no kernel names would pass unseen; those of an attention have no
-    # kernel of their own where it is fused.
-    wrong += [
-        (name, asked, "no kernel of its own")
-        for name, asked in graph.products.items()
-        if asked in _QUANTISED and name not in found and name not in inside
-    ]
-    return tuple(wrong)
 
 
 def _find_fused(kernels: list[Kernel], graph: Graph) -> dict[str, str]:
@@ -237,19 +282,24 @@ def _find_fused(kernels: list[Kernel], graph: Graph) -> dict[str, str]:
     }
 
 
-def _find_wrong_attentions(
-    fused: Mapping[str, str], graph: Graph
-) -> tuple[tuple[str, str, str], ...]:
-    """Return (softmax, asked, got) of each fused attention that is quantised otherwise than asked.
+def _find_hidden(graph: Graph) -> list[str]:
+    """Return what is to be said where the graph does not show the attentions that it should."""
+    described, found = graph.described_attentions, len(graph.attentions)
+    if described is None or described == found:
+        return []
+    return [f"the model's description has {described} attentions, its ONNX graph shows {found}"]
 
-    A mask keeps a datatype of its own, so floats are left to the compiler.
-    """
-    wrong = []
-    for name, got in fused.items():
-        asked = {graph.products[product] for product in graph.attention_products.get(name, ())}
-        if asked and asked != {got} and _QUANTISED & {got, *asked}:
-            wrong.append((name, "/".join(sorted(asked)), got))
-    return tuple(wrong)
+
+def _count_float_sums(plan: bytes, fused: int) -> int | None:
+    """Return how many fused attentions sum in FP32; None where the plan does not tell of each."""
+    sums = read_attention_sums(plan)
+    if sums is None or not fused:
+        return None
+    exact = sum(found.is_float32 for found in sums)
+    if exact in (0, len(sums)):
+        return fused if exact else 0
+    # A plan for several generations of GPUs holds each attention once a generation.
+    return None if len(sums) % fused or exact % (len(sums) // fused) else exact * fused // len(sums)
 
 
 def _match_attentions(fused: Mapping[str, str], graph: Graph) -> dict[str, tuple[str, str]]:
@@ -258,7 +308,7 @@ def _match_attentions(fused: Mapping[str, str], graph: Graph) -> dict[str, tuple
         product: (graph.products[product], got)
         for name, got in fused.items()
         for product in graph.attention_products.get(name, ())
-        if graph.products[product] in _QUANTISED
+        if graph.products[product] in QUANTIZED
     }
 
 
@@ -272,37 +322,5 @@ def _match_products(products: list[Kernel], graph: Graph) -> dict[str, tuple[str
     }
 
 
-def _is_tail_fused(kernels: list[Kernel]) -> bool:
-    """Return whether the plugin is there, and no product of the tail that it replaces."""
-    left = any(k.is_product and any(n.startswith("tail/") for n in k.nodes) for k in kernels)
-    return sum(map(is_fused_tail, kernels)) == 1 and not left
-
-
-def _split_parts(kernels: list[Kernel]) -> dict[str, Part]:
-    """Return the parts; a copy that the compiler made, without nodes, goes with its predecessor."""
-    groups: dict[str, list[Kernel]] = {}
-    part = OTHER_PART
-    for kernel in kernels:
-        found = Counter(_PARTS.get(name.split("/")[0], OTHER_PART) for name in kernel.nodes)
-        part = found.most_common(1)[0][0] if found else part
-        groups.setdefault(part, []).append(kernel)
-    return {
-        name: Part(len(groups[name]), _traffic_mb(groups[name]))
-        for name in (*_PARTS.values(), OTHER_PART)
-        if name in groups
-    }
-
-
-def _traffic_mb(kernels: list[Kernel]) -> float | None:
-    counts = [kernel.byte_count for kernel in kernels]
-    known = [count for count in counts if count is not None]
-    return sum(known) / MEGABYTE if len(known) == len(counts) else None
-
-
 def _describe_counts(counts: Mapping[str, int], separator: str = " + ") -> str:
     return separator.join(f"{count} {name}" for name, count in counts.items())
-
-
-def _shorten(names: list[str] | tuple[str, ...]) -> str:
-    rest = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

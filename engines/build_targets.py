@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.audit import Audit, audit_engine, check_audit
+from engines.audit import Audit, audit_kernels, check_audit
 from engines.devices import parse_device
 from engines.fused_tail import import_triton
 from engines.fused_tail_plugin import find_tail
+from engines.graph import read_graph
 from engines.kernels import layers_document
 from engines.target import (
     COMPILERS,
@@ -56,6 +57,7 @@ def build_targets(
     report: Callable[[str], None] = lambda line: None,
     taken: Mapping[str, str] | None = None,
     kept: Collection[str] = (),
+    allow_unaudited: bool = False,
 ) -> TargetBuilds:
     """Return what was built of an ONNX file; engines and layer lists are written to `folder`.
 
@@ -74,6 +76,7 @@ def build_targets(
         report: is told one line for each engine built.
         taken: layer lists that are there already, each with the engine it belongs to.
         kept: names of files that no new one may have.
+        allow_unaudited: accept what the audit cannot vouch for, with a warning.
 
     Raises:
         ValueError: if a target asked for by name, or any at all, cannot be built here, or if an
@@ -104,11 +107,12 @@ def build_targets(
                     raise
                 not_built.append(MissingTarget(target, str(error)))
             continue
+        graph = read_graph(onnx_path)
         for group in _group_capabilities(target, options):
             engine = build_engine(onnx_path, target, group, options, progress)
-            audit = audit_engine(engine, onnx_path)
+            audit = audit_kernels(engine.kernels, graph, engine.activation_bytes, engine.plan)
             fused_tail = options.fused_tail and target is Target.TRT
-            check_audit(audit, precision, allow_unfused, fused_tail)
+            check_audit(audit, precision, allow_unfused, fused_tail, allow_unaudited)
             entry = _store(engine, audit, folder, taken or {}, kept)
             entries.append(entry)
             audits[entry.file] = audit
@@ -169,6 +173,9 @@ def _list_warnings(audit: Audit, precision: str) -> list[str]:
     warnings = []
     if audit.unfused and precision != "fp32":
         warnings.append(f"attentions that did not fuse, as allowed: {', '.join(audit.unfused)}")
+    warnings += [f"not audited, as allowed: {text}" for text in audit.unaudited]
+    if audit.asked_float_sums and audit.float_sums is None:
+        warnings.append("attention sums: FP32 was asked for, and the engine does not tell")
     if audit.fused_tail:
         warnings.append(_EXPERIMENTAL)
     return warnings
@@ -229,7 +236,7 @@ def _store(
     name, layers = f"{stem}.engine", f"layers_{engine.target}.json"
     if (folder / layers).exists() or taken.get(layers, name) != name:
         layers = f"layers_{stem}.json"  # for another generation of GPUs
-    document = layers_document(engine.kernels, engine.bindings)
+    document = layers_document(engine.kernels, engine.bindings, engine.activation_bytes)
     write_bytes(folder / name, engine.plan)
     write_bytes(folder / layers, json.dumps(document, indent=1).encode())
     return BuiltTarget(

@@ -1,33 +1,21 @@
-"""What an ONNX graph asks of a compiler: its attentions, and the datatype of every product."""
+"""What an ONNX graph asks of a compiler: its attentions, and the datatype of every GEMM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+
+from engines.onnx_edges import Edges
+from segvit.config import SegViTConfig
 
 # Initializers above this many elements are weights; shape inference never reads their values.
 _WEIGHT_ELEMENTS = 4096
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
-# What may stand between a softmax and its product, or a weight and its, without meaning a thing.
-_TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
-_RESHAPING = _TRANSPARENT | {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Split", "Slice"}
-# What may stand between QK^T and its softmax: a scale, a mask.
-_SCALING = _TRANSPARENT | {"Mul", "Div", "Add"}
-# As the builders spell them.
-_DATATYPE_NAMES: dict[int, str] = {
-    TensorProto.FLOAT: "Float",
-    TensorProto.FLOAT16: "Half",
-    TensorProto.BFLOAT16: "BFloat16",
-    TensorProto.INT8: "Int8",
-    TensorProto.INT4: "Int4",
-    TensorProto.FLOAT8E4M3FN: "FP8",
-    TensorProto.FLOAT4E2M1: "FP4",
-    TensorProto.DOUBLE: "Double",
-}
+_EMBEDDING = "patch_embed/"
+_TAIL_SIGMOID = "tail/Sigmoid"
 
 
 @dataclass(frozen=True)
@@ -36,72 +24,51 @@ class Graph:
 
     `attentions` names the softmax (or Attention) node of each; `products` maps each MatMul, Gemm
     and Conv node to the datatype asked for, spelled as the builders do; `metadata` is the file's.
-    `attention_products` maps a softmax to the products before and behind it, which a fused
-    attention has no kernels for.
+    `attention_products` maps a softmax to the GEMMs before and behind it, which a fused attention
+    has no kernels for, and `mask_datatypes` to the datatypes of what is added to its logits;
+    `float_sums` names the softmaxes whose GEMMs stand between casts to FP32. `node_datatypes` maps
+    every node to the datatypes of its inputs and outputs. `norms` names the LayerNormalization
+    nodes, `constants` the GEMMs of weights alone, which compilers compute once.
+    `described_attentions` is their number by the model's description, None for a file without one.
+    `tensors` maps the names of inputs and outputs to their shapes, a dynamic size as -1.
     """
 
     attentions: tuple[str, ...]
     products: dict[str, str]
     metadata: dict[str, str]
     attention_products: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    mask_datatypes: dict[str, frozenset[str]] = field(default_factory=dict)
+    float_sums: frozenset[str] = frozenset()
+    node_datatypes: dict[str, frozenset[str]] = field(default_factory=dict)
+    norms: frozenset[str] = frozenset()
+    constants: frozenset[str] = frozenset()
+    described_attentions: int | None = None
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def passes(self) -> int:
+        """How often the encoder is there: once, or once a batch of windows."""
+        return max(1, sum(name.startswith(_EMBEDDING) for name in self.products))
 
-class _Edges:
-    """Producers, consumers, element types and ranks of the graph's tensors."""
+    @property
+    def config(self) -> SegViTConfig | None:
+        """The model's description, None for a file that `export.build` did not make."""
+        return _read_config(self.metadata)
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.producer = {name: node for node in graph.node for name in node.output}
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.consumers.setdefault(name, []).append(node)
-        typed = (*graph.value_info, *graph.input, *graph.output)
-        self.types = {value.name: value.type.tensor_type.elem_type for value in typed}
-        self.ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in typed}
-        self.types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-
-    def find_readers(self, node: onnx.NodeProto) -> list[str]:
-        """Return the MatMuls whose left operand a node's output is, straight or cast."""
-        found = []
-        for user in self.consumers.get(node.output[0], ()):
-            if user.op_type == "MatMul" and user.input[0] == node.output[0]:
-                found.append(user.name)
-            elif user.op_type in _TRANSPARENT:
-                found += self.find_readers(user)
-        return found
-
-    def find_logits(self, softmax: onnx.NodeProto) -> list[str]:
-        """Return the MatMul whose product a softmax takes, scaled, masked or cast."""
-        node = self.producer.get(softmax.input[0])
-        while node is not None and node.op_type in _SCALING:
-            node = self.producer.get(node.input[0])
-        return [node.name] if node is not None and node.op_type == "MatMul" else []
-
-    def asked_datatype(self, node: onnx.NodeProto) -> str:
-        """Return the datatype a product is asked in: its operands' before any dequantisation."""
-        stored = [self._stored_type(name) for name in node.input[:2]]
-        if None not in stored:
-            return _DATATYPE_NAMES.get(stored[-1] or 0, "None")
-        return _DATATYPE_NAMES.get(self.types.get(node.input[0], 0), "None")
-
-    def _stored_type(self, name: str) -> int | None:
-        """Return the type behind the DequantizeLinear that gives a tensor; None without one."""
-        node = self.producer.get(name)
-        while node is not None and node.op_type in _RESHAPING:
-            if node.op_type == "DequantizeLinear":
-                return self.types.get(node.input[0])
-            node = self.producer.get(node.input[0])
-        return None
+    @property
+    def tails(self) -> int:
+        """How many strips, images or windows the tail is cut into; 0 for another tail."""
+        return sum(name.startswith(_TAIL_SIGMOID) for name in self.node_datatypes)
 
 
 def read_graph(onnx_path: str | Path) -> Graph:
     """Return what the ONNX file asks for; its weights are not read into memory twice.
 
     Raises:
-        ValueError: if the file is no ONNX model, or holds nodes without names, which no engine's
-            kernels could be traced back to.
+        ValueError: if the file is no ONNX model, its description cannot be read, or it holds nodes
+            without names, which no engine's kernels could be traced back to.
     """
-    model = load_without_weights(onnx_path)
+    model, weights = _load(onnx_path)
     nodes = model.graph.node
     products = [node for node in nodes if node.op_type in _PRODUCTS]
     softmaxes = [node for node in nodes if node.op_type in ("Softmax", "Attention")]
@@ -111,18 +78,56 @@ def read_graph(onnx_path: str | Path) -> Graph:
             f"'{onnx_path}': the {nameless.op_type} that gives '{nameless.output[0]}' has no name, "
             "so kernels cannot be traced to it; export the model with node names"
         )
-    edges = _Edges(model.graph)
-    attentions = [node for node in softmaxes if _is_attention(node, edges)]
-    return Graph(
-        attentions=tuple(node.name for node in attentions),
-        products={node.name: edges.asked_datatype(node) for node in products},
+    edges = Edges(model.graph, weights)
+    attentions = [found for node in softmaxes if (found := edges.find_attention(node))]
+    by_name = {node.name: node for node in products}
+    graph = Graph(
+        attentions=tuple(attention.softmax for attention in attentions),
+        products={name: edges.asked_datatype(node) for name, node in by_name.items()},
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        attention_products={
-            node.name: (*edges.find_logits(node), *edges.find_readers(node))
-            for node in attentions
-            if node.op_type == "Softmax"
+        attention_products={a.softmax: a.gemms for a in attentions if a.gemms},
+        mask_datatypes={a.softmax: a.mask_datatypes for a in attentions},
+        float_sums=frozenset(
+            a.softmax
+            for a in attentions
+            if a.gemms and all(edges.asks_float_sums(by_name[name]) for name in a.gemms)
+        ),
+        node_datatypes={node.name: edges.datatypes(node) for node in nodes if node.name},
+        norms=frozenset(node.name for node in nodes if node.op_type == "LayerNormalization"),
+        constants=frozenset(node.name for node in products if edges.is_constant(node)),
+        tensors={
+            value.name: tuple(
+                -1 if size.dim_param else size.dim_value
+                for size in value.type.tensor_type.shape.dim
+            )
+            for value in (*model.graph.input, *model.graph.output)
+            if value.name not in weights
         },
     )
+    config = graph.config
+    if config is None:
+        return graph
+    return replace(graph, described_attentions=graph.passes * count_attentions(config))
+
+
+def count_attentions(config: SegViTConfig) -> int:
+    """Return the attentions of one pass through a model, as `export` writes it.
+
+    One an encoder block; two a decoder layer, of its queries to themselves and to the tokens. The
+    queries that a head begins with are constants, so that their first self-attention is one too.
+    """
+    layers = 2 * config.decoder_layers
+    if config.head == "single":
+        return config.depth + config.decoder_stages * layers - 1
+    cascade = config.depth + len(config.tap_blocks) * layers - 1
+    # Shrunk: upsampling, a stage a tap, then an ATM stage that begins with queries of its own.
+    return cascade + layers - 1 if config.head == "shrunk" else cascade
+
+
+def _read_config(metadata: Mapping[str, str]) -> SegViTConfig | None:
+    if "config" not in metadata or "model" not in metadata:
+        return None
+    return SegViTConfig.from_json(metadata["config"])
 
 
 def load_without_weights(onnx_path: str | Path) -> onnx.ModelProto:
@@ -133,6 +138,11 @@ def load_without_weights(onnx_path: str | Path) -> onnx.ModelProto:
     Raises:
         ValueError: if the file is no ONNX model.
     """
+    return _load(onnx_path)[0]
+
+
+def _load(onnx_path: str | Path) -> tuple[onnx.ModelProto, frozenset[str]]:
+    """Return the model, and the names of those of its inputs that are weights."""
     path = Path(onnx_path)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -142,30 +152,19 @@ def load_without_weights(onnx_path: str | Path) -> onnx.ModelProto:
         raise ValueError(f"'{path}' is no ONNX model: {error}") from error
     if not model.graph.node:
         raise ValueError(f"'{path}' is no ONNX model: expected nodes, got none")
-    kept = []
+    kept, weights = [], set()
     for tensor in model.graph.initializer:
         if _element_count(tensor.dims) > _WEIGHT_ELEMENTS or tensor.external_data:
             declared = onnx.helper.make_tensor_value_info(
                 tensor.name, tensor.data_type, list(tensor.dims)
             )
             model.graph.input.append(declared)
+            weights.add(tensor.name)
         else:
             kept.append(tensor)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def _is_attention(node: onnx.NodeProto, edges: _Edges) -> bool:
-    """Return whether a node normalises weights that a product then applies to values.
-
-    The softmax over classes is none: its output is transposed before it mixes masks.
-    """
-    if node.op_type == "Attention":
-        return True
-    rank = edges.ranks.get(node.input[0], 0)
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
-    return axis in (-1, rank - 1) and bool(edges.find_readers(node))
+    return onnx.shape_inference.infer_shapes(model), frozenset(weights)
 
 
 def _element_count(dims: Iterable[int]) -> int:

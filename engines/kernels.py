@@ -19,9 +19,12 @@ _SPELLINGS = {
     "FP16": "Half", "FP32": "Float", "BF16": "BFloat16", "INT8": "Int8", "UINT8": "UInt8",
     "INT32": "Int32", "INT64": "Int64", "BOOL": "Bool",
 }  # fmt: skip
+# The datatypes that a matrix product multiplies; indices and pixels are others.
+_MULTIPLIED = frozenset({"Int4", "FP4", "Int8", "FP8", "Half", "BFloat16", "Float", "Double"})
 # Stream events and shape arithmetic on the host: they launch nothing and move no tensor.
 _EVENTS = frozenset({"signal", "wait", "shape_call"})
 _HOST_TYPES = frozenset({"reshape", "cast", "Shape", "ShapeHostToDevice"})
+ACTIVATION_BYTES = "ActivationBytes"
 _DATATYPE = re.compile("|".join(rf"\b{name}\b" for name in sorted(DATATYPE_BITS, key=len)[::-1]))
 _DUMP_LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), Inputs: \[(?P<inputs>.*?)\], "
@@ -65,6 +68,12 @@ class KernelTensor:
         """True for a single number: a scale, or a size computed on the host."""
         return prod(self.dims) == 1
 
+    @property
+    def is_matrix(self) -> bool:
+        """True for numbers that a GEMM may multiply: no scalar, bias, scale or index."""
+        sides = sum(size != 1 for size in self.dims)
+        return sides >= 2 and self.datatype in _MULTIPLIED
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -88,6 +97,11 @@ class Kernel:
         return not (on_host and all(tensor.is_scalar for tensor in (*self.inputs, *self.outputs)))
 
     @property
+    def is_opaque(self) -> bool:
+        """True for a compiled region that the inspector gives as one layer and does not open."""
+        return "{ForeignNode[" in self.name
+
+    @property
     def is_attention(self) -> bool:
         """True for a fused multi-head attention."""
         return bool(_ATTENTION_NAME.match(self.name)) or "fmha" in self.tactic
@@ -109,7 +123,7 @@ class Kernel:
         constant) decide, and without weights the first operand that is no scalar.
         """
         weights = [tensor for tensor in self.constants if not tensor.is_scalar]
-        matrices = [t for t in weights if sum(size != 1 for size in t.dims) >= 2]
+        matrices = [tensor for tensor in weights if tensor.is_matrix]
         if matrices:
             return max(matrices, key=lambda tensor: prod(tensor.dims)).datatype
         operands = [tensor for tensor in self.inputs if not tensor.is_scalar]
@@ -193,9 +207,16 @@ def parse_inspector(layers: Iterable[Mapping[str, Any] | str]) -> tuple[Kernel, 
     return tuple(kernels)
 
 
-def layers_document(kernels: Iterable[Kernel], bindings: Sequence[str]) -> dict[str, Any]:
-    """Return the kernels in the JSON shape of `trtexec --exportLayerInfo`."""
-    return {"Layers": [_layer_entry(kernel) for kernel in kernels], "Bindings": list(bindings)}
+def layers_document(
+    kernels: Iterable[Kernel], bindings: Sequence[str], activation_bytes: int | None = None
+) -> dict[str, Any]:
+    """Return the kernels in the JSON shape of `trtexec --exportLayerInfo`.
+
+    `ActivationBytes`, which the builder tells and no engine does, is our own key beside.
+    """
+    layers = [_layer_entry(kernel) for kernel in kernels]
+    told = {} if activation_bytes is None else {ACTIVATION_BYTES: activation_bytes}
+    return {"Layers": layers, "Bindings": list(bindings), **told}
 
 
 def _layer_entry(kernel: Kernel) -> dict[str, Any]:

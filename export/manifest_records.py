@@ -47,7 +47,9 @@ class PartSummary:
 class AuditSummary:
     """The figures of an engine's audit; megabytes are 10**6 bytes.
 
-    `traffic_mb` is None where a dynamic batch leaves sizes open.
+    `traffic_mb` is None where a dynamic batch leaves sizes open. `float_sums` counts the fused
+    attentions that sum in FP32, None where the engine does not tell; `unaudited` says what of the
+    engine the audit cannot vouch for, as allowed; `budget` compares it with the stored figures.
     """
 
     kernels: int
@@ -58,6 +60,9 @@ class AuditSummary:
     gemm_datatypes: dict[str, int]
     parts: dict[str, PartSummary] = field(default_factory=dict)
     unfused: tuple[str, ...] = ()
+    float_sums: int | None = None
+    unaudited: tuple[str, ...] = ()
+    budget: str = ""
 
 
 @dataclass(frozen=True)
