@@ -56,9 +56,10 @@ class Audit:
     those. `wrong_precision` holds (kernel or attention, asked, got). `products` maps the node of
     each such GEMM, and those of quantized attentions, to the datatype asked for and the one
     obtained. `traffic_mb` is None where a dynamic batch leaves sizes open. `fused_tail` says that
-    the plugin's one kernel stands for the tail. `float_sums` counts the fused attentions that sum in FP32 as the plan says, None where it does
-    not; `asked_float_sums` counts those that the graph asks it of. `unaudited` says what of the
-    engine the audit cannot vouch for, `is_opaque` that a region of it is not listed at all.
+    the plugin's one kernel stands for the tail. `float_sums` counts the fused attentions that sum
+    in FP32 as the plan says, None where it does not; `asked_float_sums` counts those that the graph
+    asks it of. `unaudited` says what of the engine the audit cannot vouch for, `is_opaque` that a
+    region of it is not listed at all.
     """
 
     kernels: int
@@ -293,13 +294,10 @@ def _find_hidden(graph: Graph) -> list[str]:
 def _count_float_sums(plan: bytes, fused: int) -> int | None:
     """Return how many fused attentions sum in FP32; None where the plan does not tell of each."""
     sums = read_attention_sums(plan)
-    if sums is None or not fused:
-        return None
-    exact = sum(found.is_float32 for found in sums)
-    if exact in (0, len(sums)):
-        return fused if exact else 0
     # A plan for several generations of GPUs holds each attention once a generation.
-    return None if len(sums) % fused or exact % (len(sums) // fused) else exact * fused // len(sums)
+    if sums is None or not fused or len(sums) % fused:
+        return None
+    return sum(found.is_float32 for found in sums) * fused // len(sums)
 
 
 def _match_attentions(fused: Mapping[str, str], graph: Graph) -> dict[str, tuple[str, str]]:

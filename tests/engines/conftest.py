@@ -47,6 +47,8 @@ class GraphWriter:
     dim: int
     heads: int
     lead: int = 1  # the batch as reshapes need it, -1 when it is dynamic
+    float_sums: bool = False  # ask attention's sums in FP32, by casts around its MatMuls
+    between: str = ""  # an operator between attention's softmax and P·V
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -98,12 +100,25 @@ class GraphWriter:
             y = self.reshape(y, f"{name}/{letter}/split", count, self.heads, size)
             perm = [0, 2, 3, 1] if letter == "k" else [0, 2, 1, 3]
             views.append(self.add("Transpose", [y], f"{name}/{letter}/heads", perm=perm))
-        logits = self.add("MatMul", views[:2], f"{name}/logits")
+        logits = self.multiply(views[0], views[1], f"{name}/logits")
         weights = self.add("Softmax", [logits], f"{name}/softmax", axis=-1)
-        y = self.add("MatMul", [weights, views[2]], f"{name}/context")
+        if self.between:
+            weights = self.add(self.between, [weights], f"{name}/between")
+        y = self.multiply(weights, views[2], f"{name}/context")
         y = self.add("Transpose", [y], f"{name}/join", perm=[0, 2, 1, 3])
         y = self.reshape(y, f"{name}/flatten", queries, self.dim)
         return self.linear(y, f"{name}/proj", self.dim), logits
+
+    def multiply(self, left: str, right: str, name: str) -> str:
+        """Return the product of two values of an attention, summed as asked."""
+        if not self.float_sums:
+            return self.add("MatMul", [left, right], name)
+        wide = [
+            self.add("Cast", [value], f"{name}/wide{index}", to=TensorProto.FLOAT)
+            for index, value in enumerate((left, right))
+        ]
+        y = self.add("MatMul", wide, name)
+        return self.add("Cast", [y], f"{name}/narrow", to=self.float_type)
 
     def block(self, x: str, name: str, tokens: int, with_bias: bool = False) -> str:
         normed = self.norm(x, f"{name}/norm1")
@@ -132,6 +147,8 @@ def write_segmenter(
     scores: bool = False,
     read_logits: bool = False,
     float_head: bool = False,
+    float_sums: bool = False,
+    between: str = "",
 ) -> Path:
     """Write a ViT with an attention-to-mask head; its weights are random, its labels too.
 
@@ -144,9 +161,11 @@ def write_segmenter(
         scores: output float scores in place of labels.
         read_logits: tap QK^T beside its softmax, as a naive mask head does.
         float_head: keep the class logits in FP32, as a cast pass does where accuracy needs it.
+        float_sums: cast the operands of attention's MatMuls to FP32, and their results back.
+        between: an operator to put between each softmax and the MatMul behind it.
     """
     lead = batch if isinstance(batch, int) else -1
-    graph = GraphWriter(FLOAT_TYPES[precision], dim=64, heads=2, lead=lead)
+    graph = GraphWriter(FLOAT_TYPES[precision], 64, 2, lead, float_sums, between)
     grid, count = size // PATCH, len(CLASSES)
     tokens = grid * grid
     x = graph.add("Cast", ["image"], "patch_embed/cast", to=graph.float_type)

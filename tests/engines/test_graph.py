@@ -8,7 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.graph import load_without_weights, read_graph
+from engines.audit import audit_kernels
+from engines.graph import count_attentions, load_without_weights, read_graph
+from segvit.config import find_variant
 
 Writer = Callable[..., Path]
 
@@ -71,6 +73,85 @@ def test_an_attention_normalises_the_last_axis(tmp_path: Path, axis: int, count:
     ]
     path = save(tmp_path / "m.onnx", nodes, {"v": np.zeros((16, 4), np.float16)})
     assert len(read_graph(path).attentions) == count
+
+
+@pytest.mark.parametrize("between", ["Relu", "Neg", "Identity"])
+def test_an_attention_is_found_whatever_stands_before_its_values(
+    segmenter: Writer, between: str
+) -> None:
+    graph = read_graph(segmenter(between=between))
+    assert len(graph.attentions) == 3
+    assert graph.attention_products["head/0/cross/softmax"] == (
+        "head/0/cross/logits", "head/0/cross/context",
+    )  # fmt: skip
+
+
+def test_values_on_the_left_are_an_attention_too(tmp_path: Path) -> None:
+    nodes = [
+        node("Softmax", ["x"], "p", axis=-1),
+        node("Transpose", ["p"], "turned", perm=[0, 2, 1]),
+        node("MatMul", ["v", "turned"], "y"),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"v": np.zeros((4, 16), np.float16)})
+    assert read_graph(path).attentions == ("n/p",)
+
+
+def test_casts_around_attention_ask_for_sums_not_for_single_precision(segmenter: Writer) -> None:
+    graph = read_graph(segmenter(float_sums=True))
+    assert set(graph.products.values()) == {"Half"}
+    assert graph.float_sums == frozenset(graph.attentions)
+    assert read_graph(segmenter()).float_sums == frozenset()
+
+
+def test_an_attention_wholly_in_single_precision_asks_for_it(tmp_path: Path) -> None:
+    nodes = [
+        *(node("Cast", [name], f"{name}w", to=TensorProto.FLOAT) for name in "xkv"),
+        node("MatMul", ["xw", "kw"], "logits"),
+        node("Softmax", ["logits"], "p", axis=-1),
+        node("MatMul", ["p", "vw"], "context"),
+        node("Cast", ["context"], "y", to=TensorProto.FLOAT16),
+    ]
+    halves = {"k": np.zeros((16, 8), np.float16), "v": np.zeros((8, 4), np.float16)}
+    graph = read_graph(save(tmp_path / "m.onnx", nodes, halves))
+    assert graph.products == {"n/logits": "Float", "n/context": "Float"}
+    assert graph.float_sums == frozenset()
+
+
+def test_a_gemm_of_weights_alone_needs_no_kernel(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["a", "b"], "w"), node("MatMul", ["x", "w"], "y")]
+    square = np.zeros((16, 16), np.float16)
+    graph = read_graph(save(tmp_path / "m.onnx", nodes, {"a": square, "b": square}))
+    assert graph.constants == {"n/w"}
+    assert "1 of 2 GEMMs" in audit_kernels((), graph).unaudited[0]
+
+
+# Counted in the published papers' figures: blocks, then two attentions a decoder layer but the
+# first self-attention.
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vit_b_ade20k", 12 + 17),
+        ("vit_l_ade20k", 24 + 17),
+        ("vit_l_shrunk_ade20k", 24 + 11 + 5),
+        ("vit_t_landcover", 6 + 11),
+        ("vit_t_shrunk_landcover", 6 + 7 + 3),
+    ],
+)
+def test_attentions_are_counted_by_the_description(name: str, count: int) -> None:
+    assert count_attentions(find_variant(name)) == count
+
+
+def test_a_graph_that_hides_an_attention_of_its_description_is_noticed(
+    segmenter: Writer, tmp_path: Path
+) -> None:
+    model = onnx.load(segmenter())
+    config = find_variant("vit_t_landcover")
+    for key, value in (("model", "{}"), ("config", config.to_json())):
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, tmp_path / "m.onnx")
+    audit = audit_kernels((), read_graph(tmp_path / "m.onnx"))
+    assert audit.attentions == 17
+    assert "description has 17 attentions, its ONNX graph shows 3" in audit.unaudited[0]
 
 
 def test_a_product_kept_in_single_precision_is_known(segmenter: Writer) -> None:
