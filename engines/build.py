@@ -107,6 +107,8 @@ def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compute-capability", nargs="+", action="extend", metavar="SM",
         help="TensorRT-RTX: GPUs to compile for (default SM86 SM89 SM120)")  # fmt: skip
     add("--allow-unfused", action="store_true", help="accept unfused attentions")
+    add("--allow-unaudited", action="store_true",
+        help="accept kernels that the audit cannot trace, see docs/audit.md")  # fmt: skip
     add("--workspace", type=int, metavar="MIB", help="builder workspace")
     add("--optimization-level", type=int, choices=range(6), metavar="0-5")
     add("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
@@ -140,6 +142,7 @@ def _extend_artifact(folder: Path, arguments: argparse.Namespace) -> tuple[Manif
         arguments.allow_unfused,
         not arguments.json,
         partial(_report, arguments),
+        arguments.allow_unaudited,
     )
 
 
@@ -162,6 +165,7 @@ def _make_artifact(
             manifest.precision,
             staged,
             allow_unfused=arguments.allow_unfused,
+            allow_unaudited=arguments.allow_unaudited,
             progress=not arguments.json,
             report=partial(_report, arguments),
         )

@@ -77,7 +77,10 @@ def fit_artifact(
             options = replace(options, fused_tail=_has_fused_tail(folder, manifest))
         # What was accepted of the engines that are there is accepted of this one.
         unfused = any(entry.audit and entry.audit.unfused for entry in manifest.targets)
-        add_engines(folder, manifest, (candidate,), options, unfused, progress, report)
+        unaudited = any(entry.audit and entry.audit.unaudited for entry in manifest.targets)
+        add_engines(
+            folder, manifest, (candidate,), options, unfused, progress, report, unaudited
+        )  # fmt: skip
         return candidate
     return None
 
@@ -90,6 +93,7 @@ def add_engines(
     allow_unfused: bool = False,
     progress: bool = True,
     report: Report = lambda line: None,
+    allow_unaudited: bool = False,
 ) -> tuple[Manifest, TargetBuilds]:
     """Build engines beside an artifact's files, then move all in, the list of them last.
 
@@ -103,6 +107,7 @@ def add_engines(
         allow_unfused: accept attentions that did not fuse, with a warning.
         progress: show bars, on a terminal.
         report: is told one line for each engine built.
+        allow_unaudited: accept what the audit cannot vouch for, with a warning.
 
     Raises:
         ManifestError: if the ONNX file is not as built.
@@ -126,6 +131,7 @@ def add_engines(
             report=report,
             taken=taken,
             kept=built,
+            allow_unaudited=allow_unaudited,
         )
         added = replace(added, batch=manifest.batch)
         added = added.with_targets(builds.entries, builds.not_built, builds.files, builds.warnings)

@@ -241,6 +241,7 @@ def _build_engines(
         arguments.precision,
         folder,
         allow_unfused=arguments.allow_unfused,
+        allow_unaudited=arguments.allow_unaudited,
         progress=not arguments.json,
         report=say,
     )

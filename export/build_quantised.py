@@ -279,7 +279,10 @@ class _SpeedMeter:
             timing_cache=self._arguments.timing_cache,
         )  # fmt: skip
         engine = build_engine(path, compiler, names, options, progress=False)
-        check_audit(audit_engine(engine, path), self._precision, self._arguments.allow_unfused)
+        check_audit(
+            audit_engine(engine, path), self._precision, self._arguments.allow_unfused,
+            allow_unaudited=self._arguments.allow_unaudited,
+        )  # fmt: skip
         return estimate_ms(engine.kernels, count_flops(path), self._gpu)
 
     def _time(self, path: Path) -> float:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from engines.audit import AuditError
@@ -12,6 +13,7 @@ from engines.kernels import parse_inspector
 from engines.target import Target, missing_reason
 from engines.trt_builder import BuildOptions
 from export.manifest import hash_file
+from segvit.config import find_variant
 
 pytest.importorskip("tensorrt_rtx", reason="builds with TensorRT-RTX")
 pytestmark = pytest.mark.trt_rtx
@@ -96,6 +98,26 @@ def test_an_unfused_attention_is_an_error_unless_allowed(segmenter: Writer, tmp_
     assert builds.warnings == (
         "'trt-rtx-sm89.engine': attentions that did not fuse, as allowed: head/0/cross/softmax",
     )
+
+
+def test_what_the_audit_cannot_vouch_for_is_an_error_unless_allowed(
+    segmenter: Writer, tmp_path: Path
+) -> None:
+    model = onnx.load(segmenter())
+    for key, value in (("model", "{}"), ("config", find_variant("vit_t_landcover").to_json())):
+        model.metadata_props.add(key=key, value=value)
+    path = tmp_path / "described.onnx"
+    onnx.save(model, path)
+    with pytest.raises(AuditError, match="description has 17 attentions, its ONNX graph shows 3"):
+        build(path, tmp_path, Target.TRT_RTX)
+    builds = build(path, tmp_path, Target.TRT_RTX, allow_unaudited=True)
+    assert builds.warnings == (
+        "'trt-rtx-sm89.engine': not audited, as allowed: the model's description has 17 "
+        "attentions, its ONNX graph shows 3",
+    )
+    (entry,) = builds.entries
+    assert entry.audit is not None
+    assert len(entry.audit.unaudited) == 1
 
 
 def test_a_layer_list_of_another_engine_keeps_its_name(segmenter: Writer, tmp_path: Path) -> None:

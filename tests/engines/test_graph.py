@@ -125,8 +125,7 @@ def test_a_gemm_of_weights_alone_needs_no_kernel(tmp_path: Path) -> None:
     assert "1 of 2 GEMMs" in audit_kernels((), graph).unaudited[0]
 
 
-# Counted in the published papers' figures: blocks, then two attentions a decoder layer but the
-# first self-attention.
+# Blocks, and two attentions a decoder layer but for the first of each set of constant queries.
 @pytest.mark.parametrize(
     ("name", "count"),
     [
