@@ -48,6 +48,8 @@ std::variant<Arguments, int> parse_arguments(int argc, const char* const* argv) 
         return app.add_option(name, value, help)->type_name(type);
     };
     add("--artifact", arguments.artifact, "DIR", "made by python -m export.build")->required();
+    add("--digest", arguments.options.digest, "SHA256",
+        "refuse any artifact but that of this digest, which builds print");
     add("--out", arguments.out, "DIR", "folder for the results");
     add("--target", target, "NAME", "auto, trt, trt-rtx or openvino (default: the best that runs)")
         ->check(CLI::IsMember({"auto", "trt", "trt-rtx", "openvino"}).description(""));

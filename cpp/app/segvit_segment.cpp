@@ -80,7 +80,7 @@ void segment_all(const Segmenter& segmenter, const std::vector<std::filesystem::
 }
 
 void self_test(const Segmenter& segmenter, const Arguments& arguments) {
-    const Manifest manifest = Manifest::read(arguments.artifact);
+    const Manifest manifest = Manifest::read(arguments.artifact, arguments.options.digest);
     const Golden golden = read_golden(manifest);
     progress(arguments) << "testing " << manifest.precision << " on " << name_of(segmenter.target())
                         << " with " << golden.count << " images" << std::endl;

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from cpp.tests.app_make_cases import make_jpegs, make_pngs
-from export.manifest import BuiltTarget, Manifest, ModelInfo, TensorSpec
+from export.engine_list import EngineList
+from export.manifest import BuiltTarget, Manifest, MissingTarget, ModelInfo, TensorSpec
+
+_DIGEST = "0123456789abcdef" * 4
 
 
 def main() -> None:
@@ -26,6 +29,7 @@ def main() -> None:
             (folder / name).write_bytes(data)
     (out / "manifest").mkdir(exist_ok=True)
     make_manifest().write(out / "manifest")
+    make_engines().write(out / "engines", ["model.onnx"])
 
 
 def make_arrays() -> dict[str, bytes]:
@@ -41,9 +45,23 @@ def make_arrays() -> dict[str, bytes]:
     return {**files, "images.npy": data.getvalue()}
 
 
+def make_engines() -> EngineList:
+    """Return a list with an entry of each kind, of the artifact that fuzz_engines.cpp has."""
+    return EngineList(
+        manifest=_DIGEST,
+        batch=(1, 2, 4),
+        files={"a/b.engine": _DIGEST, "layers_trt.json": _DIGEST},
+        targets=(
+            BuiltTarget("trt", "11.4", ("SM90",), "a/b.engine", layers="layers_trt.json"),
+            BuiltTarget("openvino", "2026.4.1", (), "model.onnx"),
+        ),
+        not_built=(MissingTarget("trt-rtx", "not installed"),),
+        warnings=("a warning",),
+    )
+
+
 def make_manifest() -> Manifest:
     """Return a manifest with an entry of each kind."""
-    digest = "0123456789abcdef" * 4
     return Manifest(
         version="0.1.0",
         model=ModelInfo("tiny", 1, "Apache-2.0"),
@@ -53,7 +71,7 @@ def make_manifest() -> Manifest:
         classes=("sea", "land"),
         palette=((0, 0, 255), (0, 255, 0)),
         batch=(1, 2, 4),
-        files={"model.onnx": digest, "a/b.engine": digest},
+        files={"model.onnx": _DIGEST, "a/b.engine": _DIGEST},
         targets=(
             BuiltTarget("openvino", "2026.4.1", (), "model.onnx"),
             BuiltTarget("trt-rtx", "1.7.1", ("SM80", "SM89"), "a/b.engine"),

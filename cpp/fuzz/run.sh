@@ -17,7 +17,7 @@ cmake -S "$repository/cpp" -B "$build" \
 cmake --build "$build" --target fuzzers --parallel
 (cd "$repository" && "$python" -m cpp.fuzz.make_seeds --out "$build/seeds")
 
-for reader in manifest png jpeg npz; do
+for reader in manifest engines png jpeg npz; do
   echo "fuzzing $reader for $seconds s"
   mkdir -p "$build/corpus/$reader"
   "$build/fuzz/fuzz_$reader" -max_total_time="$seconds" -max_len=8192 -timeout=10 \

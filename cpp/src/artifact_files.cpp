@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "engine_list.hpp"
 #include "field.hpp"
 #include "manifest.hpp"
 #include "sha256.hpp"
@@ -45,6 +46,26 @@ void compare(const fs::path& path, const std::string& expected, const std::strin
     throw Error(ErrorCode::kDamaged,
                 concat(quoted(path), " was changed after it was built: expected sha256 ", expected,
                        ", got ", got, "; do not use it, rebuild it: ", rebuild_command(path)));
+}
+
+/// Returns the text of a JSON file that is no larger than any that we write.
+std::string read_bounded(const fs::path& path, std::string_view what, const std::string& mend) {
+    std::error_code failure;
+    if (fs::file_size(path, failure) > kMaxManifestBytes && !failure) {
+        throw Error(ErrorCode::kDamaged,
+                    concat(quoted(path), " is no ", what, ": expected at most ",
+                           kMaxManifestBytes >> 20U, " MiB, got more; ", mend));
+    }
+    return read_file<std::string>(path);
+}
+
+void check_digest(const fs::path& folder, const std::string& expected, const std::string& got) {
+    if (got == expected) return;
+    throw Error(ErrorCode::kDamaged,
+                concat(quoted(folder), " is not the artifact that was asked for: expected digest ",
+                       expected, ", got ", got,
+                       "; copy the right artifact there, or give the digest of this one if it is "
+                       "the one you want"));
 }
 
 /// Returns where a listed file lies, a real one inside the folder.
@@ -93,21 +114,24 @@ std::string rebuild_command(const fs::path& file) {
     return "python -m export.build --out " + folder + " …";
 }
 
-Manifest Manifest::read(const fs::path& folder) {
+Manifest Manifest::read(const fs::path& folder, const std::optional<std::string>& digest) {
     const auto path = folder / kManifestName;
+    const auto wanted = digest ? parse_digest(*digest) : std::string();
     std::error_code failure;
     if (!fs::is_regular_file(path, failure)) {
         throw Error(ErrorCode::kNotFound,
                     concat(quoted(folder), " is no artifact folder: it has no ", kManifestName,
                            "; make one with ", rebuild_command(path)));
     }
-    if (fs::file_size(path, failure) > kMaxManifestBytes) {
-        throw Error(
-            ErrorCode::kDamaged,
-            concat(quoted(path), " is no manifest: expected at most ", kMaxManifestBytes >> 20U,
-                   " MiB, got more; build the artifact again: ", rebuild_command(path)));
+    const auto text =
+        read_bounded(path, "manifest", "build the artifact again: " + rebuild_command(path));
+    if (digest) check_digest(folder, wanted, sha256_of(std::as_bytes(std::span(text))));
+    auto manifest = parse(text, folder);
+    const auto engines = folder / kEnginesName;
+    if (fs::exists(engines, failure)) {
+        add_engines(manifest, read_bounded(engines, "list of engines", mend_engines(folder)));
     }
-    return parse(read_file<std::string>(path), folder);
+    return manifest;
 }
 
 fs::path Manifest::verify_file(const std::string& name) const {

@@ -67,7 +67,9 @@ Options to_options(const segvit_options* options) {
     return {.target = options->target == nullptr ? Target::kAuto : parse_target(options->target),
             .device = options->device,
             .threads = options->threads,
-            .instances = options->instances};
+            .instances = options->instances,
+            .digest = options->digest == nullptr ? std::nullopt
+                                                 : std::optional<std::string>(options->digest)};
 }
 
 void segment_batch(const Segmenter& segmenter, const segvit_image* images,

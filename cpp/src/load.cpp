@@ -108,7 +108,7 @@ void check_target(const Manifest& manifest, const Options& options) {
 std::unique_ptr<Session> load_session(const std::filesystem::path& artifact,
                                       const Options& options) {
     check_options(options);
-    const auto manifest = Manifest::read(artifact);
+    const auto manifest = Manifest::read(artifact, options.digest);
     EngineInfo info{.target = options.target,
                     .height = manifest.input.height,
                     .width = manifest.input.width,

@@ -1,21 +1,17 @@
 #include "manifest.hpp"
 
 #include <algorithm>
+#include <span>
 
 #include "artifact_files.hpp"
 #include "field.hpp"
+#include "manifest_builds.hpp"
 #include "manifest_records.hpp"
+#include "sha256.hpp"
 #include "text.hpp"
 
 namespace segvit {
 namespace {
-
-constexpr std::int64_t kMaxSize = 1 << 16;  // of an image's side or a batch: no product overflows
-
-bool is_sha256(std::string_view text) {
-    return text.size() == 64 &&
-           text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
 
 /// Returns a tensor's dimensions, 0 for a dynamic one.
 std::vector<std::int64_t> decode_shape(const Field& tensor) {
@@ -78,43 +74,6 @@ std::vector<ClassInfo> decode_classes(const Field& names, const Field& palette) 
     return classes;
 }
 
-BatchRange decode_batch(const Field& batch) {
-    const auto sizes = batch.wholes(3);
-    if (sizes[0] < 1 || !std::ranges::is_sorted(sizes) || sizes[2] > kMaxSize) {
-        throw FieldError(concat("batch: expected 1 <= min <= opt <= max <= ", kMaxSize, ", got ",
-                                sizes[0], ", ", sizes[1], ", ", sizes[2]));
-    }
-    const auto size = [&](std::size_t i) { return static_cast<int>(sizes[i]); };
-    return {.smallest = size(0), .typical = size(1), .largest = size(2)};
-}
-
-std::map<std::string, std::string> decode_files(const Field& files) {
-    std::map<std::string, std::string> hashes;
-    files.each_member([&](const std::string& name, const Field& value) {
-        check_file_name(name);
-        const auto hash = value.text();
-        if (!is_sha256(hash)) value.refuse("a sha256");
-        hashes.emplace(name, hash);
-    });
-    return hashes;
-}
-
-BuiltTarget decode_target(const Field& entry, const std::map<std::string, std::string>& files) {
-    BuiltTarget built{.target = entry["target"].text(),
-                      .version = entry["version"].text(),
-                      .compute_capabilities = entry["compute_capabilities"].texts(),
-                      .file = entry["file"].text()};
-    std::vector<std::string> names{built.file};
-    if (const auto layers = entry.find("layers", /*or_null=*/true)) names.push_back(layers->text());
-    for (const auto& name : names) {
-        check_file_name(name);
-        if (files.contains(name)) continue;
-        throw FieldError(
-            concat("target '", shortened(built.target), "' names '", name, "', which files lacks"));
-    }
-    return built;
-}
-
 ModelInfo decode_model(const Field& model) {
     const auto random = model.find("random_weights");
     return {.name = model["name"].text(),
@@ -135,7 +94,10 @@ void decode(const Field& values, Manifest& manifest) {
     if (const auto files = values.find("files")) manifest.files = decode_files(*files);
     if (const auto targets = values.find("targets")) {
         targets->each([&](const Field& entry) {
-            manifest.targets.push_back(decode_target(entry, manifest.files));
+            manifest.targets.push_back(decode_target(entry));
+            for (const auto& name : names_in(entry)) {
+                if (!manifest.files.contains(name)) refuse_unlisted(manifest.targets.back(), name);
+            }
         });
     }
     check_records(values);
@@ -161,6 +123,7 @@ Manifest Manifest::parse(std::string_view text, const std::filesystem::path& fol
         check_schema(values, path);
         Manifest manifest;
         manifest.folder = folder;
+        manifest.digest = sha256_of(std::as_bytes(std::span(text)));
         decode(values, manifest);
         return manifest;
     } catch (const FieldError& error) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,12 +61,17 @@ struct Manifest {
     std::string mode = "whole";                ///< or "slide": windows are cut in the graph
     std::map<std::string, std::string> files;  ///< name in the folder to sha256
     std::vector<BuiltTarget> targets;
+    std::string digest;  ///< the sha256 of the text that it was read from
 
-    /// Returns the manifest of an artifact folder, every field checked.
+    /// Returns the manifest of an artifact folder, every field checked, with the engines that were
+    /// added to the artifact since.
     ///
-    /// Throws `Error`: kNotFound without one, kIncompatible if it is of another schema, kDamaged if
-    /// it is too large, no JSON, contradicts itself or names a file outside the folder.
-    static Manifest read(const std::filesystem::path& folder);
+    /// `digest` is the sha256 that manifest.json must have; without one, any is taken. Throws
+    /// `Error`: kNotFound without a manifest, kInvalidArgument if `digest` is no sha256,
+    /// kIncompatible if it is of another schema, kDamaged if it has another digest, is too large,
+    /// no JSON, contradicts itself or names a file outside the folder.
+    static Manifest read(const std::filesystem::path& folder,
+                         const std::optional<std::string>& digest = std::nullopt);
 
     /// Returns the manifest that `text` holds, as `read` does; `folder` is only named in messages
     /// and kept, and no file is touched.

@@ -67,22 +67,26 @@ void check_parity(const Field& parity) {
 
 }  // namespace
 
-void check_records(const Field& manifest) {
-    check_model(manifest["model"]);
-    if (const auto targets = manifest.find("targets")) {
+void check_build_records(const Field& values) {
+    if (const auto targets = values.find("targets")) {
         targets->each([](const Field& built) {
             if (const auto audit = built.find("audit", /*or_null=*/true)) check_audit(*audit);
             check_numbers(built, {"build_seconds"});
         });
     }
-    if (const auto missing = manifest.find("not_built")) {
+    if (const auto missing = values.find("not_built")) {
         missing->each([](const Field& entry) {
             (void)entry["target"].text();
             (void)entry["reason"].text();
         });
     }
+    if (const auto warnings = values.find("warnings")) (void)warnings->texts();
+}
+
+void check_records(const Field& manifest) {
+    check_model(manifest["model"]);
+    check_build_records(manifest);
     if (const auto parity = manifest.find("parity", /*or_null=*/true)) check_parity(*parity);
-    if (const auto warnings = manifest.find("warnings")) (void)warnings->texts();
     if (const auto command = manifest.find("command")) (void)command->text();
     if (const auto versions = manifest.find("versions")) {
         versions->each_member(

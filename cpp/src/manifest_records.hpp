@@ -9,4 +9,7 @@ namespace segvit {
 /// refused here. Throws `FieldError`.
 void check_records(const Field& manifest);
 
+/// Checks what is recorded of engines alone: audits, missing targets, warnings. Throws as above.
+void check_build_records(const Field& values);
+
 }  // namespace segvit

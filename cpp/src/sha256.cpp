@@ -46,6 +46,21 @@ private:
 
 }  // namespace
 
+bool is_sha256(std::string_view text) {
+    return text.size() == 64 &&
+           text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+std::string parse_digest(std::string_view text) {
+    std::string digest(text);
+    for (auto& c : digest) c = c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
+    if (is_sha256(digest)) return digest;
+    throw Error(ErrorCode::kInvalidArgument,
+                concat("digest '", shortened(text),
+                       "': expected all 64 hexadecimal digits of the sha256 of manifest.json, got ",
+                       text.size(), " characters; builds print it, and so does sha256sum"));
+}
+
 std::string sha256_of(std::span<const std::byte> bytes) {
     Sha256 digest;
     digest.add(bytes.data(), bytes.size());

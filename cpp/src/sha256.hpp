@@ -5,8 +5,16 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace segvit {
+
+/// Whether a text is a sha256 as it is written here: 64 digits, small letters.
+[[nodiscard]] bool is_sha256(std::string_view text);
+
+/// Returns the digest of an artifact in small letters. Throws `Error` (kInvalidArgument) if it is
+/// not the whole of one.
+[[nodiscard]] std::string parse_digest(std::string_view text);
 
 [[nodiscard]] std::string sha256_of(std::span<const std::byte> bytes);
 

@@ -47,6 +47,13 @@ static void refuse_artifacts(const char* artifacts) {
     const segvit_options unknown = {.target = "cuda", .instances = 1};
     CHECK(segvit_load(artifacts, &unknown, &none) == SEGVIT_INVALID_ARGUMENT);
     CHECK(strstr(segvit_last_error(), "target 'cuda' is unknown") != NULL);
+    char path[4096];
+    snprintf(path, sizeof path, "%s/range", artifacts);
+    segvit_options pinned = {.instances = 1, .digest = "abc"};
+    CHECK(segvit_load(path, &pinned, &none) == SEGVIT_INVALID_ARGUMENT);
+    pinned.digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    CHECK(segvit_load(path, &pinned, &none) == SEGVIT_DAMAGED);
+    CHECK(strstr(segvit_last_error(), "is not the artifact that was asked for") != NULL);
 }
 
 static void describe(const segvit_segmenter* segmenter) {

@@ -1,6 +1,8 @@
 # The library's own tests. Those of the pool run on a back end of their own, so they need no engine.
 segvit_add_test(manifest_test SOURCES manifest_test.cpp
                 LIBRARIES segvit::internal nlohmann_json::nlohmann_json)
+segvit_add_test(engine_list_test SOURCES engine_list_test.cpp
+                LIBRARIES segvit::internal nlohmann_json::nlohmann_json)
 segvit_add_test(session_test SOURCES session_test.cpp LIBRARIES segvit::internal)
 segvit_add_test(views_test SOURCES views_test.cpp LIBRARIES segvit::internal)
 

@@ -70,6 +70,16 @@ TEST_F(Load, RefusesOptionsOutOfRange) {
             {.device = -2});
 }
 
+TEST_F(Load, RefusesAnotherDigestThanTheOneAskedFor) {
+    refuses(ErrorCode::kDamaged, "is not the artifact that was asked for: expected digest aaaa",
+            {.digest = std::string(64, 'a')});
+    refuses(ErrorCode::kInvalidArgument, "got 0 characters", {.digest = ""});
+}
+
+TEST(LoadAddedEngine, RunsWhatWasAddedSinceTheBuild) {
+    EXPECT_EQ(Segmenter::load(artifact("added")).target(), Target::kOpenVino);
+}
+
 TEST_F(Load, NamesTheCommandForATargetThatWasNotBuilt) {
     refuses(ErrorCode::kIncompatible,
             "holds no trt engine, only openvino; build it: python -m engines.build --artifact " +

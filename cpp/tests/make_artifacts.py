@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.engine_list import EngineList
 from export.manifest import BuiltTarget, Manifest, ModelInfo, TensorSpec, hash_file
 from segvit.atomic import replace_folder
 from segvit.cli import run_main
@@ -28,13 +29,17 @@ _EXAMPLE = """example:
 
 @dataclass(frozen=True)
 class Variant:
-    """What sets one artifact apart; `batch` is (smallest, typical, largest)."""
+    """What sets one artifact apart; `batch` is (smallest, typical, largest).
+
+    With `added`, OpenVINO stands in the list of engines that came later.
+    """
 
     name: str
     batch: tuple[int, int, int] = (1, 1, 1)
     classes: int = 8
     output: str = "labels"
     external: bool = False
+    added: bool = False
     arg_max: str = "ArgMax"
 
 
@@ -45,6 +50,7 @@ VARIANTS = (
     Variant("wide", classes=300),
     Variant("scores", output="scores"),
     Variant("external", external=True),
+    Variant("added", added=True),
     Variant("unknown", arg_max="NoSuchOperator"),
 )
 
@@ -72,7 +78,9 @@ def write_artifact(folder: Path, variant: Variant) -> None:
     labels = (images @ weights(variant.classes) + np.arange(variant.classes)).argmax(-1)
     np.savez(folder / "golden.npz", images=images, labels=labels.astype(np.int32))
     source, result = model.graph.input[0], model.graph.output[0]
-    Manifest(
+    targets = (BuiltTarget("openvino", version("openvino"), (), "model.onnx"),)
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+    path = Manifest(
         version="0.1.0",
         model=ModelInfo("sums", 3 * variant.classes, "Apache-2.0", random_weights=False),
         precision="fp32",
@@ -81,9 +89,11 @@ def write_artifact(folder: Path, variant: Variant) -> None:
         classes=tuple(f"class {k}" for k in range(variant.classes)),
         palette=tuple((k % 256, 2 * k % 256, 255 - k % 256) for k in range(variant.classes)),
         batch=variant.batch,
-        files={path.name: hash_file(path) for path in sorted(folder.iterdir())},
-        targets=(BuiltTarget("openvino", version("openvino"), (), "model.onnx"),),
+        files=files,
+        targets=() if variant.added else targets,
     ).write(folder)
+    if variant.added:
+        EngineList(hash_file(path), variant.batch, targets=targets).write(folder, files)
 
 
 def make_model(variant: Variant) -> onnx.ModelProto:

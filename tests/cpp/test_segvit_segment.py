@@ -14,6 +14,7 @@ import pytest
 
 from cpp.tests.app_make_cases import make_jpegs, make_pngs
 from engines.segment import main as segment
+from export.manifest import hash_file
 from tests.cpp.conftest import SIZE, RunTool, find_program, write_golden
 
 
@@ -119,7 +120,10 @@ def test_json_lists_files_and_shares(
 
 
 def test_self_test_agrees_with_pytorch(run_tool: RunTool, model: Path) -> None:
-    done = run_tool("--artifact", model, "--self-test", "--target", "openvino")
+    digest = hash_file(model / "manifest.json")
+    done = run_tool(
+        "--artifact", model, "--self-test", "--target", "openvino", "--digest", digest.upper()
+    )
     assert done.returncode == 0, done.stderr
     assert "testing fp16 on openvino with 4 images" in done.stdout
     assert "of labels equal; the gate of fp16 is 0.999" in done.stdout
@@ -219,6 +223,8 @@ def test_two_images_of_one_name_are_refused(
         ([], "IMAGE and --out are required", 2),
         (["PICTURES", "--self-test"], "--self-test takes neither IMAGE nor --out", 2),
         (["PICTURES", "--benchmark", "0"], "--benchmark", 2),
+        (["PICTURES", "--digest", "a" * 64], f"expected digest {'a' * 64}, got ", 1),
+        (["PICTURES", "--digest", "abc123"], "expected all 64 hexadecimal digits", 1),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <future>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -114,6 +115,8 @@ struct Options {
     int threads = 0;    ///< CPU threads of OpenVINO, of all instances together; 0 leaves
                         ///< them to it
     int instances = 1;  ///< calls that may run at the same time, each with its memory
+    /// The sha256 of the artifact's manifest.json, as builds print it: another artifact is refused.
+    std::optional<std::string> digest = std::nullopt;
 };
 
 class Session;
@@ -125,8 +128,9 @@ class SEGVIT_API Segmenter {
 public:
     /// Returns an engine whose files were checked before anything was loaded.
     ///
-    /// Throws `Error`: kNotFound without an artifact, kDamaged if a file is not as built,
-    /// kIncompatible if nothing in it runs here, kInvalidArgument for options out of range.
+    /// Throws `Error`: kNotFound without an artifact, kDamaged if it has another digest than
+    /// `options` say or a file is not as built, kIncompatible if nothing in it runs here,
+    /// kInvalidArgument for options out of range.
     [[nodiscard]] static Segmenter load(const std::filesystem::path& artifact,
                                         const Options& options = {});
 

@@ -40,6 +40,8 @@ typedef struct segvit_options {
     int device;         /* the GPU's number */
     int threads;        /* CPU threads of OpenVINO; 0 leaves them to it */
     int instances;      /* calls that may run at the same time, at least 1 */
+    const char*
+        digest; /* the sha256 of manifest.json: another artifact is refused; NULL: none is */
 } segvit_options;
 
 /* The caller's pixels: RGB, 8 bits a channel; `stride` bytes from row to row, 0 without a gap. */
@@ -68,7 +70,8 @@ typedef struct segvit_info {
 /* Why the last call of this thread that failed did; valid until its next call. Never NULL. */
 SEGVIT_API const char* segvit_last_error(void);
 
-/* Loads an artifact folder; NULL options are {"auto", 0, 0, 1}. `*segmenter` is NULL on failure. */
+/* Loads an artifact folder; NULL options are {"auto", 0, 0, 1, NULL}. `*segmenter` is NULL on
+ * failure. */
 SEGVIT_API segvit_status segvit_load(const char* artifact, const segvit_options* options,
                                      segvit_segmenter** segmenter);
 
