@@ -234,7 +234,8 @@ def _store(
     if f"{stem}.engine" in kept:
         stem = f"{stem}-added"
     name, layers = f"{stem}.engine", f"layers_{engine.target}.json"
-    if (folder / layers).exists() or taken.get(layers, name) != name:
+    is_taken = (folder / layers).exists() or layers in kept
+    if is_taken or taken.get(layers, name) != name:
         layers = f"layers_{stem}.json"  # for another generation of GPUs
     document = layers_document(engine.kernels, engine.bindings, engine.activation_bytes)
     write_bytes(folder / name, engine.plan)

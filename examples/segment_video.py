@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from engines.runtime import Runtime, open_runtime
 from engines.target import AUTO, Target
+from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
 from segvit.cli import run_main
 from segvit.images import Image, Labels, resize_image, resize_labels
@@ -43,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (
         open_source(arguments.source) as capture,
         open_runtime(
-            arguments.artifact, arguments.target, arguments.device, instances=arguments.instances
+            arguments.artifact,
+            arguments.target,
+            arguments.device,
+            instances=arguments.instances,
+            digest=arguments.digest,
         ) as runtime,
     ):
         if runtime.output.name != "labels":
@@ -73,6 +78,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", help="a video file, or a camera's number")
     add("--artifact", type=Path, required=True, metavar="DIR", help="made by export.build")
+    add("--digest", type=digest_argument, metavar="SHA256",
+        help="refuse any artifact but that of this digest, which builds print")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="an overlay as .mp4 or .avi (default: none)")
     add("--frames", type=int, metavar="N", help="read that many (default: all)")
     add("--batch", type=int, metavar="N", help="frames a call (default: the engine's typical)")

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.runtime import Runtime, open_runtime
 from engines.target import AUTO, Target
+from export.manifest_file import digest_argument
 from segvit.cli import run_main
 from segvit.images import (
     Image,
@@ -51,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted or terminated, then answer what was begun; return the exit code."""
     arguments = _parse_arguments(argv)
     with open_runtime(
-        arguments.artifact, arguments.target, arguments.device, instances=arguments.instances
+        arguments.artifact,
+        arguments.target,
+        arguments.device,
+        instances=arguments.instances,
+        digest=arguments.digest,
     ) as runtime:
         batcher = Batcher(runtime, arguments.max_delay_ms / 1000, arguments.max_pending)
         app = create_app(batcher, arguments.max_upload_mib * 2**20)
@@ -71,6 +76,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR", help="made by export.build")
+    add("--digest", type=digest_argument, metavar="SHA256",
+        help="refuse any artifact but that of this digest, which builds print")  # fmt: skip
     add("--host", default="127.0.0.1", help="to listen on (default: this machine alone)")
     add("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
     add("--target", choices=[AUTO, *Target], default=AUTO, help="default: the best that runs")

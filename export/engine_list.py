@@ -52,7 +52,7 @@ class EngineList:
         if not path.exists():
             return None
         mend = f"delete it and build again: python -m engines.build --artifact {folder}"
-        values = parse_object(path, read_bounded(path, mend), mend)
+        values = parse_object(path, read_bounded(path, "list of engines", mend), mend)
         schema, owner = values.get("schema"), values.get("manifest")
         if schema != ENGINES_SCHEMA:
             raise ManifestError(
@@ -106,6 +106,9 @@ class EngineList:
     def check(self, listed: Collection[str]) -> None:
         """Raise ValueError where it contradicts itself, or would change what is `listed`."""
         check_files(self.files.items())
+        for name in self.files:
+            if name in listed:
+                raise ValueError(f"files has '{name}', which manifest.json lists already")
         used = set()
         for built in self.targets:
             for name in filter(None, (built.file, built.layers)):
@@ -117,11 +120,9 @@ class EngineList:
                 if name not in self.files and name not in listed:
                     raise ValueError(f"target '{built.target}' names '{name}', which files lacks")
                 used.add(name)
-        for name in self.files:
-            if name in listed:
-                raise ValueError(f"files has '{name}', which manifest.json lists already")
-            if name not in used:
-                raise ValueError(f"files has '{name}', which no target names")
+        unused = [name for name in self.files if name not in used]
+        if unused:
+            raise ValueError(f"files has '{unused[0]}', which no target names")
         smallest, typical, largest = self.batch
         if not 1 <= smallest <= typical <= largest:
             raise ValueError(f"batch: expected 1 <= min <= opt <= max, got {list(self.batch)}")
@@ -133,6 +134,22 @@ def merge_targets(
     """Return the targets and those built, which replace what has their name and file."""
     replaced = {(entry.target, entry.file) for entry in built}
     return tuple(e for e in targets if (e.target, e.file) not in replaced) + built
+
+
+def leave_out_replaced(
+    targets: tuple[BuiltTarget, ...], added: tuple[BuiltTarget, ...]
+) -> tuple[BuiltTarget, ...]:
+    """Return the targets but for engines all of whose GPUs have an added one."""
+    return tuple(
+        entry
+        for entry in targets
+        if not entry.compute_capabilities
+        or not any(
+            entry.target == newer.target
+            and set(entry.compute_capabilities) <= set(newer.compute_capabilities)
+            for newer in added
+        )
+    )
 
 
 def merge_missing(

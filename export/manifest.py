@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from export.engine_list import EngineList, merge_missing, merge_targets
+from export.engine_list import EngineList, leave_out_replaced, merge_missing, merge_targets
 from export.manifest_decode import decode
 from export.manifest_file import MAX_MANIFEST_BYTES as MAX_MANIFEST_BYTES
 from export.manifest_file import ManifestError as ManifestError
@@ -69,7 +69,8 @@ class Manifest:
     def read(cls, folder: str | Path, digest: str | None = None) -> Manifest:
         """Return the manifest of an artifact folder, every field checked.
 
-        Engines that were added since it was built, listed in `engines.json`, are in it too.
+        Engines that were added since it was built, listed in `engines.json`, are in it too, in the
+        place of those that they replace.
 
         Args:
             folder: the artifact folder.
@@ -86,7 +87,9 @@ class Manifest:
         added = EngineList.read(Path(folder), manifest.digest, manifest.files)
         if added is None:
             return manifest
-        grown = manifest.with_targets(added.targets, added.not_built, added.files)
+        left = leave_out_replaced(manifest.targets, added.targets)
+        grown = replace(manifest, targets=left)
+        grown = grown.with_targets(added.targets, added.not_built, added.files)
         warnings = manifest.warnings + added.warnings
         return replace(grown, batch=added.batch, warnings=warnings, added=added)
 
@@ -98,7 +101,7 @@ class Manifest:
             raise FileNotFoundError(
                 f"'{folder}' is no artifact folder: it has no {MANIFEST_NAME}; make one with {mend}"
             )
-        data = read_bounded(path, f"build the artifact again: {mend}")
+        data = read_bounded(path, "manifest", f"build the artifact again: {mend}")
         found = check_digest(path, data, digest)
         values = parse_object(path, data, f"build the artifact again: {mend}")
         schema = values.get("schema")

@@ -19,11 +19,12 @@ class ManifestError(RuntimeError):
     """An artifact folder that cannot be used as it is; the message says what mends it."""
 
 
-def read_bounded(path: Path, mend: str) -> bytes:
+def read_bounded(path: Path, what: str, mend: str) -> bytes:
     """Return the bytes of a JSON file.
 
     Args:
         path: the file.
+        what: it should be.
         mend: what the error tells the user to do.
 
     Raises:
@@ -33,7 +34,9 @@ def read_bounded(path: Path, mend: str) -> bytes:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         limit = MAX_MANIFEST_BYTES // 2**20
-        raise ManifestError(f"'{path}': expected at most {limit} MiB, got more; {mend}")
+        raise ManifestError(
+            f"'{path}' is no {what}: expected at most {limit} MiB, got more; {mend}"
+        )
     return data
 
 
@@ -74,7 +77,7 @@ def parse_digest(text: str) -> str:
     Raises:
         ValueError: if it is not the whole of one.
     """
-    digest = text.strip().lower()
+    digest = text.lower()
     if not _SHA256.fullmatch(digest):
         raise ValueError(
             f"digest '{text[:80]}': expected all 64 hexadecimal digits of the sha256 of "

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.manifest import BuiltTarget, Manifest, verify_file
+from export.manifest_file import digest_argument
 from export.triton_config import (
     DEFAULT_QUEUE_DELAY_US,
     VERSION_POLICIES,
@@ -77,6 +78,8 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR")
+    add("--digest", type=digest_argument, metavar="SHA256",
+        help="refuse any artifact but that of this digest, which builds print")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="the repository, new or existing")
     add("--name", help="of the model in the repository (default: the artifact's)")
     add("--version", type=_positive, default=1, metavar="N", help="of the model (default 1)")
@@ -109,7 +112,7 @@ def write_repository(arguments: argparse.Namespace) -> Written:
         ValueError: if Triton cannot serve the artifact as asked, or the version is there already.
     """
     folder: Path = arguments.artifact
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(folder, arguments.digest)
     name = arguments.name or manifest.model.name
     if not _NAME.fullmatch(name):
         raise ValueError(

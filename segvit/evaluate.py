@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A checkpoint or an artifact, and what the protocols have to know of it.
+    """A checkpoint or an artifact, `sha256` its digest, and what the protocols have to know of it.
 
     `crop` and `stride` are pixels of its sliding windows, `short_side` what an image's short side
     is resized to, `fill` the pixel that is normalised to zero. With `drops_background` the scores
@@ -100,7 +100,9 @@ class EvaluatedModel:
         if self.target is not None:
             from engines.runtime import infer_all, open_runtime
 
-            with open_runtime(self.path, self.target, device, threads) as runtime:
+            with open_runtime(
+                self.path, self.target, device, threads, digest=self.sha256
+            ) as runtime:
                 yield partial(infer_all, runtime)
             return
         import torch
@@ -121,7 +123,7 @@ def _load_checkpoint(path: Path) -> SegViT:
 
 def _describe_model(arguments: argparse.Namespace) -> EvaluatedModel:
     if arguments.artifact:
-        return _describe_artifact(arguments.artifact, arguments.target)
+        return _describe_artifact(arguments.artifact, arguments.target, arguments.digest)
     path = arguments.checkpoint or shipped_checkpoint(arguments.model)
     model = _load_checkpoint(path)
     config, provenance = model.config, model.provenance
@@ -136,11 +138,12 @@ def _describe_model(arguments: argparse.Namespace) -> EvaluatedModel:
     )  # fmt: skip
 
 
-def _describe_artifact(folder: Path, target: str) -> EvaluatedModel:
+def _describe_artifact(folder: Path, target: str, digest: str | None) -> EvaluatedModel:
     """Return what the manifest says; windows are as large as the engine's input."""
-    from export.manifest import MANIFEST_NAME, Manifest, hash_file
+    from export.manifest import Manifest
 
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(folder, digest)
+    assert manifest.digest is not None
     model, output = manifest.model, manifest.outputs[0]
     if output.name != "scores":
         raise ValueError(
@@ -155,7 +158,7 @@ def _describe_artifact(folder: Path, target: str) -> EvaluatedModel:
     height, width = (int(side) for side in manifest.input.shape[1:3])
     stride = tuple(max(1, round(model.stride * side / model.crop)) for side in (height, width))
     return EvaluatedModel(
-        folder, target, hash_file(folder / MANIFEST_NAME), len(manifest.classes),
+        folder, target, manifest.digest, len(manifest.classes),
         model.short_side or model.crop,
         (height, width), (stride[0], stride[1]), model.mean,
     )  # fmt: skip

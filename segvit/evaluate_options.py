@@ -78,6 +78,8 @@ def _add_protocol_options(group: argparse._ArgumentGroup) -> None:
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--target", default="auto", help="with --artifact: trt, trt-rtx or ort (default auto)")
+    add("--digest", metavar="SHA256",
+        help="with --artifact: refuse any but that of this digest, which builds print")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:N; with --artifact also a GPU's number (default cpu)")
     add("--devices", type=int, default=1, metavar="N", help="processes, one a GPU (default 1)")
     add("--skip-unreadable", action="store_true", help="count damaged files instead of stopping")
@@ -102,6 +104,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         parser.error("--resume and --save-worst need --out")
     if arguments.target != "auto" and arguments.artifact is None:
         parser.error("--target: only with --artifact")
+    if arguments.digest is not None and arguments.artifact is None:
+        parser.error("--digest: only with --artifact")
     _check_data(parser, arguments)
     on_tiles = arguments.dataset == "landcover" and arguments.mode is None
     if on_tiles and (arguments.multi_scale or arguments.flip or arguments.image_size):

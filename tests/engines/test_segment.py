@@ -16,7 +16,7 @@ import pytest
 
 from engines import ort_runtime, segment
 from engines.segment import main
-from export.manifest import Manifest
+from export.manifest import Manifest, hash_file
 from segvit.cli import run_main
 
 Writer = Callable[..., Path]
@@ -238,6 +238,22 @@ def test_wrong_arguments_are_one_line(
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_another_artifact_than_the_one_of_the_digest_is_refused(
+    artifact: Writer, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = artifact()
+    digest = hash_file(folder / "manifest.json")
+    options = ["--artifact", folder, pictures, "--out", tmp_path / "out", "--digest"]
+    for extra in ([], ["--rebuild"]):
+        assert run(*options, "a" * 64, *extra) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"error: '{folder}' is not the artifact that was asked for: ")
+        assert f"expected digest {'a' * 64}, got {digest}; " in error
+    assert run(*options, digest[:12]) == 2
+    assert "expected all 64 hexadecimal digits" in capsys.readouterr().err
+    assert run(*options, digest, "--rebuild", "--target", "ort") == 0
 
 
 def test_no_artifact_is_one_line(

@@ -139,6 +139,7 @@ def test_what_cannot_be_done_is_one_line(
         ((folder, tmp_path / "text.mp4"), "text.mp4' cannot be opened by OpenCV"),
         ((folder, clip, "--batch", 3), "--batch: the engine takes 1 to 1 images, got 3"),
         ((scores, clip), f"'{scores}' gives scores, not labels"),
+        ((folder, clip, "--digest", "a" * 64), f"expected digest {'a' * 64}, got "),
     ):
         assert fail("--artifact", *arguments) == 1
         error = capfd.readouterr().err.splitlines()[-1]

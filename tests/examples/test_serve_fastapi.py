@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 from engines.runtime import open_runtime
+from examples.serve_fastapi import main
+from export.manifest import ManifestError
 from segvit.images import class_shares, draw_overlay, resize_labels
 from tests.triton_server.artifacts import make_artifact
 
@@ -207,6 +209,11 @@ def test_what_was_begun_is_answered_before_the_end(
     text = log.read_text()
     assert "Application shutdown complete" in text
     assert "Traceback" not in text
+
+
+def test_another_artifact_than_the_one_of_the_digest_is_refused(artifact: Path) -> None:
+    with pytest.raises(ManifestError, match=f"expected digest {'a' * 64}, got "):
+        main(["--artifact", str(artifact), "--digest", "a" * 64])
 
 
 def test_scores_are_refused_in_one_line(tmp_path: Path) -> None:

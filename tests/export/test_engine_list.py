@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from export.engine_list import EngineList
+from export.engine_list import EngineList, leave_out_replaced
 from export.manifest import (
     BuiltTarget,
     Manifest,
@@ -144,3 +144,14 @@ def test_an_engine_replaces_an_added_one_and_leaves_no_name_behind() -> None:
     assert engines.targets == (again,)
     assert engines.files == dict.fromkeys(ADDED, "d" * 64)
     assert (engines.not_built, engines.warnings) == (missing, ("'x': said",))
+
+
+def test_an_engine_for_the_same_gpus_takes_the_place_of_an_older_one() -> None:
+    older = [
+        BuiltTarget("trt-rtx", "1", ("SM86", "SM89"), "both.engine"),
+        BuiltTarget("trt-rtx", "1", ("SM89",), "one.engine"),
+        BuiltTarget("trt", "10", ("SM89",), "trt.engine"),
+        BuiltTarget("ort", "1", (), "model.onnx"),
+    ]
+    newer = BuiltTarget("trt-rtx", "2", ("SM89", "SM120"), "new.engine")
+    assert leave_out_replaced(tuple(older), (newer,)) == (older[0], *older[2:])

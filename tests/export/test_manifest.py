@@ -359,7 +359,7 @@ def test_whatever_stands_in_it_a_manifest_is_read_or_refused(
 
 def test_the_digest_is_the_sha256_of_the_manifest(folder: Path, edit: Any) -> None:
     digest = hash_file(folder / "manifest.json")
-    for text in (digest, digest.upper(), f" {digest}\n"):
+    for text in (digest, digest.upper()):
         assert Manifest.read(folder, text).digest == digest
     edit(lambda values: values.update(digest="0" * 64))  # what a file says of itself counts nothing
     changed = Manifest.read(folder)

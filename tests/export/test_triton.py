@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from export.engine_list import EngineList
 from export.manifest import BuiltTarget, Manifest, hash_file
 from export.triton import main
 from segvit.cli import run_main
@@ -199,6 +200,33 @@ def test_a_changed_file_is_refused(
     assert run("--artifact", folder, "--out", tmp_path / "models") == 1
     assert f"'{folder / 'model.onnx.data'}'" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_another_artifact_than_the_one_of_the_digest_is_refused(
+    make: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make()
+    options = ("--artifact", folder, "--out", tmp_path / "models", "--digest")
+    assert run(*options, "a" * 64) == 1
+    assert f"expected digest {'a' * 64}, got " in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+    assert run(*options, hash_file(folder / "manifest.json")) == 0
+
+
+def test_an_engine_of_the_server_s_version_takes_the_place_of_an_older_one(
+    make: Maker, tmp_path: Path
+) -> None:
+    folder = make(targets=(engine("SM89", version="10.3"),))
+    manifest = Manifest.read(folder)
+    assert manifest.digest is not None
+    (folder / "new.engine").write_bytes(b"new")
+    newer = BuiltTarget("trt", "11.4", ("SM89",), "new.engine")
+    files = {"new.engine": hash_file(folder / "new.engine")}
+    EngineList(manifest.digest, manifest.batch, files=files, targets=(newer,)).write(
+        folder, manifest.files
+    )
+    assert run("--artifact", folder, "--out", tmp_path / "models") == 0
+    assert (tmp_path / "models/tiny/1/model.plan").read_bytes() == b"new"
 
 
 def test_an_interrupted_copy_leaves_no_trace(

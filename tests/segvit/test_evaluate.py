@@ -105,6 +105,7 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (2, "on landcover: say --mode slide or whole", ["--flip"]),
         (2, "--data: needed with --dataset ade20k", ["--dataset", "ade20k"]),
         (2, "--target: only with --artifact", ["--target", "ort"]),
+        (2, "--digest: only with --artifact", ["--digest", "a" * 64]),
         (1, "a side of 4 to 1000 pixels in steps of 4, got 514",
          ["--mode", "slide", "--image-size", "514"]),
     ):  # fmt: skip
@@ -339,6 +340,8 @@ def test_an_artifact_that_cannot_be_evaluated(
     folder: list[str], artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = Manifest.read(artifact)
+    pinned = ["--artifact", artifact, "--digest", "a" * 64]
+    _fails(capsys, 1, f"expected digest {'a' * 64}, got ", [*folder[:-2], *pinned])
     model = replace(manifest.model, stride=None)
     labels = replace(manifest.outputs[0], name="labels")
     for changed, message in (
