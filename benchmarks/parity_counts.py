@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.boundaries import WITHIN_PIXELS, count_within
+from export.bootstrap import Floats, draw_weights, find_interval
 from segvit.images import Labels
 from segvit.metrics import ConfusionMatrix
 
 Counts = NDArray[np.int64]  # (…, 3, K): hits, true and found pixels of each class
-Floats = NDArray[np.float64]
-_COVERED = (2.5, 97.5)  # percentiles: intervals of 95 %
 _PAIRS_SHOWN = 20
 
 
@@ -148,26 +147,6 @@ class ParityTally:
                 for limit, near, everywhere in zip(WITHIN_PIXELS, *shares.tolist(), strict=True)
             ],
         }
-
-
-def draw_weights(count: int, resamples: int, seed: int) -> Floats:
-    """Return how often each resample draws each image, `(R, n)`; none of fewer than two images."""
-    if count < 2:
-        return np.empty((0, count))
-    drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
-    return drawn.astype(np.float64)
-
-
-def find_interval(values: Floats) -> tuple[float, float] | None:
-    """Return the 95 % percentile interval of resamples `(R,)`; those that are NaN do not count.
-
-    None where no resample has a value.
-    """
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return None
-    low, high = np.percentile(known, _COVERED)
-    return float(low), float(high)
 
 
 def _mean(values: Floats) -> float:

@@ -29,8 +29,9 @@ from engines.trt_builder import BuildOptions
 from export.build_options import parse_arguments, public_arguments
 from export.build_quantised import Quantisation, check_search, quantise_graph, remove_search
 from export.build_verification import verify_artifact
-from export.check_images import load_check_images
+from export.check_images import Masks, load_check_images
 from export.deploy import DeployModel
+from export.foreign_images import UNNEEDED, find_foreign_use
 from export.manifest import (
     Manifest,
     ModelInfo,
@@ -73,11 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = arguments.out or Path("artifacts") / name
     default_count = 2 if arguments.random_weights else 8 if arguments.mode == "slide" else 64
     count = arguments.num_images or default_count
-    check = load_check_images(arguments.images, config, input_size, count, arguments.seed)
+    quantises = arguments.precision in SCHEMES
+    foreign = find_foreign_use(arguments, config.name, config.class_names, quantises)
+    unneeded = (UNNEEDED,) if arguments.allow_foreign_images else ()
+    allowed = (foreign,) if foreign else unneeded
+    masks = Masks(arguments.masks, arguments.reduce_zero_label) if arguments.masks else None
+    check = load_check_images(
+        arguments.images, config, input_size, count, arguments.seed, masks=masks, model_size=size
+    )
     if arguments.max_miou_drop is not None:
         check_search(arguments, targets)
     with stage_artifact(folder) as staged:
-        manifest = _describe(arguments, model, input_size)
+        manifest = replace(_describe(arguments, model, input_size), warnings=allowed)
         scheme = None
         if arguments.precision in SCHEMES:
             found = find_scheme(arguments.precision, arguments.quantise_attention)
@@ -100,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"warning: {warning}")
     say(f"wrote {folder}: {', '.join(('manifest.json', *manifest.files))}")
     say(f"digest {hash_file(folder / 'manifest.json')}")
+    if foreign:  # last, so that nobody overlooks it
+        say(f"FOREIGN IMAGES: {foreign}")
     if arguments.json:
         print((folder / "manifest.json").read_text(), end="")
     return 0

@@ -33,16 +33,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_graph_options(parser)
     _add_engine_options(parser.add_argument_group("engines"))
     _add_calibration_options(parser.add_argument_group("quantisation, with --int8 and --fp8"))
-    check = parser.add_argument_group("verification")
-    check.add_argument("--images", type=Path, metavar="DIR", help="folder of images to verify on")
-    check.add_argument(
-        "--num-images",
-        type=_positive,
-        metavar="N",
-        help="images to verify on (default 64; 2 with random weights)",
-    )
-    check.add_argument("--device", default="cpu", help="where PyTorch runs (default cpu)")
-    check.add_argument("--seed", type=int, default=0, help="of random weights and image choice")
+    _add_verification_options(parser.add_argument_group("verification"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", type=Path, metavar="DIR", help="default artifacts/<model>-<HxW>-<precision>"
@@ -52,6 +43,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.ranges and arguments.calibration_images:
         parser.error("--ranges and --calibration-images exclude each other")
+    if arguments.masks and not arguments.images:
+        parser.error("--masks: only with --images, whose ground truth they are")
+    if arguments.reduce_zero_label and not arguments.masks:
+        parser.error("--reduce-zero-label: only with --masks")
     _check_quantisation(parser, arguments)
     _check_mode(parser, arguments)
     _check_fused_tail(parser, arguments)
@@ -73,6 +68,7 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
     options += [f"{option}={value}" for option, value in named.items() if value]
     options += ["--random-weights"] if arguments.random_weights else []
     options += ["--fused-tail"] if arguments.fused_tail else []
+    options += ["--allow-foreign-images"] if arguments.allow_foreign_images else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
     if arguments.precision in SCHEMES:
         options += [f"--float-type={arguments.float_type}"]
@@ -189,6 +185,24 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     add("--estimate-gpu", choices=list(GPUS), metavar="NAME",
         help=f"whose peaks rank engines in the search: {', '.join(GPUS)} (default this "
         f"machine's with TensorRT, else {DEFAULT_GPU})")  # fmt: skip
+
+
+def _add_verification_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--images", type=Path, metavar="DIR", help="folder of images to verify on")
+    add("--masks", type=Path, metavar="DIR",
+        help="ground truth of --images, or of some of them: grey PNGs of class ids, of the same "
+        "names, 255 ignored; mIoU and every class are gated on it")  # fmt: skip
+    add("--reduce-zero-label", action="store_true",
+        help="0 in the masks means ignored and the other ids are one too high")  # fmt: skip
+    add("--num-images", type=_positive, metavar="N",
+        help="images to verify on (default 64; 8 with --mode slide; 2 with random weights)",
+        )  # fmt: skip
+    add("--allow-foreign-images", action="store_true",
+        help="verify, and calibrate, a model of other classes than land cover's on satellite "
+        "tiles where no images are given")  # fmt: skip
+    add("--device", default="cpu", help="where PyTorch runs (default cpu)")
+    add("--seed", type=int, default=0, help="of random weights and image choice")
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:

@@ -35,7 +35,7 @@ from engines.target import (
     own_compute_capability,
 )
 from engines.trt_builder import BuildOptions, build_engine
-from export.check_images import CheckImages, load_check_images
+from export.check_images import CheckImages, Masks, load_check_images
 from export.manifest import Manifest
 from export.verify import ParityError
 from segvit.atomic import make_folder
@@ -228,9 +228,10 @@ def _recommend(arguments: argparse.Namespace, frontier: Frontier, point: Point) 
 
 def _load_search_images(arguments: argparse.Namespace, wanted: Quantisation) -> CheckImages:
     """Return images that calibrate nothing: the user's to verify on, or validation tiles."""
+    masks = Masks(arguments.masks, arguments.reduce_zero_label) if arguments.masks else None
     return load_check_images(
         arguments.images, wanted.config, wanted.size,
-        arguments.num_search_images or DEFAULT_SEARCH_IMAGES, arguments.seed, split="val",
+        arguments.num_search_images or DEFAULT_SEARCH_IMAGES, arguments.seed, "val", masks,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from export.parity_record import ClassParity, Interval
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -88,9 +90,10 @@ class MissingTarget:
 
 @dataclass(frozen=True)
 class Parity:
-    """How close the exported graph comes to the reference on real images.
+    """How close the exported graph comes to the reference on real images, as a manifest keeps it.
 
-    The label figures are None where random weights make labels meaningless.
+    The label figures are None where random weights make labels meaningless. `foreign_images` says
+    that the images are not of the kind that the model's classes were made for.
     """
 
     images: int
@@ -100,3 +103,14 @@ class Parity:
     max_class_iou_drop: float | None = None
     max_score_error: float | None = None
     details: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+    independent_pixels: int | None = None
+    images_with_masks: int = 0
+    pixel_agreement_interval: Interval | None = None
+    miou_drop_interval: Interval | None = None
+    score_rms_interval: Interval | None = None
+    worst_class: str | None = None
+    worst_class_recall: float | None = None
+    classes: tuple[ClassParity, ...] = ()
+    ungated_classes: tuple[str, ...] = ()
+    unexercised_classes: tuple[str, ...] = ()
+    foreign_images: bool = False

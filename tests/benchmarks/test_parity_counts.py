@@ -8,8 +8,6 @@ from benchmarks.parity_counts import (
     ParityTally,
     compute_iou,
     count_classes,
-    draw_weights,
-    find_interval,
 )
 
 NAMES = ("a", "b", "c")
