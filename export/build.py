@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = arguments.out or Path("artifacts") / name
     default_count = 2 if arguments.random_weights else 8 if arguments.mode == "slide" else 64
     count = arguments.num_images or default_count
+    if arguments.max_miou_drop is not None:
+        check_search(arguments, targets)
     quantises = arguments.precision in SCHEMES
     foreign = find_foreign_use(arguments, config.name, config.class_names, quantises)
     unneeded = (UNNEEDED,) if arguments.allow_foreign_images else ()
@@ -82,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = load_check_images(
         arguments.images, config, input_size, count, arguments.seed, masks=masks, model_size=size
     )
-    if arguments.max_miou_drop is not None:
-        check_search(arguments, targets)
     with stage_artifact(folder) as staged:
         manifest = replace(_describe(arguments, model, input_size), warnings=allowed)
         scheme = None

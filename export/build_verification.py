@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.runtime import open_runtime
+from engines.runtime import infer_all, open_runtime
 from export.cells import list_cells
 from export.check_images import CheckImages
 from export.manifest import Manifest, hash_file
@@ -31,7 +31,6 @@ from segvit.model import SegViT, Size
 GOLDEN_NAME = "golden.npz"
 GOLDEN_IMAGES = 4
 Say = Callable[[str], None]
-Seen = tuple[NDArray[np.uint8], Labels]  # a batch and what was made of it
 
 
 def verify_artifact(
@@ -54,8 +53,8 @@ def verify_artifact(
     """
     model, folder = model.to(arguments.device), path.parent
     golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
-    wanted: list[Seen] = []
-    got: list[Seen] = []
+    wanted: list[Labels] = []
+    got: list[Labels] = []
     slides = arguments.mode == "slide"
     reference = Reference(model, size, slides)
     cells = list_cells(size, reference.crop, reference.stride) if slides else ()
@@ -79,9 +78,10 @@ def verify_artifact(
     check_parity(
         report, arguments.precision, random, arguments.max_miou_drop, suggest_fix(arguments)
     )
-    manifest = _write_golden(golden, [labels for _, labels in wanted], manifest, folder)
+    labels, verified = (_join(kept, len(golden)) for kept in (wanted, got))
+    manifest = _write_golden(golden, labels, manifest, folder)
     reader.close()  # ahead of the runtimes' own copies of the weights
-    warnings = _check_runtime(arguments, manifest, folder, wanted, got, say)
+    warnings = _check_runtime(arguments, manifest, folder, golden, verified, say, labels)
     if check.truth is None and not random:
         warnings += (NO_TRUTH,)
     return replace(
@@ -91,26 +91,27 @@ def verify_artifact(
     )
 
 
-def _keep_first(predict: Predict, count: int, kept: list[Seen]) -> Predict:
-    """Return `predict`, made to append its batches to `kept` until they hold `count` images."""
+def _keep_first(predict: Predict, count: int, kept: list[Labels]) -> Predict:
+    """Return `predict`, made to append its labels to `kept` until they are of `count` images."""
 
     def predict_and_keep(images: NDArray[np.uint8]) -> Prediction:
         prediction = predict(images)
-        if sum(len(labels) for _, labels in kept) < count:
-            kept.append((images, prediction.labels))
+        if sum(map(len, kept)) < count:
+            kept.append(prediction.labels)
         return prediction
 
     return predict_and_keep
 
 
+def _join(kept: Sequence[Labels], count: int) -> Labels:
+    """Return the labels of the first images, of batches whose last is filled up with copies."""
+    return np.concatenate(kept)[:count]
+
+
 def _write_golden(
-    images: NDArray[np.uint8],
-    batches: Sequence[Labels],
-    manifest: Manifest,
-    folder: Path,
+    images: NDArray[np.uint8], labels: Labels, manifest: Manifest, folder: Path
 ) -> Manifest:
-    """Write images with the reference's labels of them, given in batches; return the manifest."""
-    labels = np.concatenate(batches)[: len(images)]  # a last batch is filled up with copies
+    """Write images with the reference's labels of them; return the manifest."""
     np.savez_compressed(folder / GOLDEN_NAME, images=images, labels=labels.astype(np.int32))
     files = manifest.files | {GOLDEN_NAME: hash_file(folder / GOLDEN_NAME)}
     manifest = replace(manifest, files=files)
@@ -122,19 +123,21 @@ def _check_runtime(
     arguments: argparse.Namespace,
     manifest: Manifest,
     folder: Path,
-    wanted: Sequence[Seen],
-    verified: Sequence[Seen],
+    images: NDArray[np.uint8],
+    verified: Labels,
     say: Say,
+    reference: Labels | None = None,
 ) -> tuple[str, ...]:
     """Run the artifact through every runtime that works here and compare its labels.
 
     A runtime rounds elsewhere than the graph that was verified, and is right where it comes as near
-    to PyTorch as its precision has to. On a few images the verified graph itself may lie below the
+    to PyTorch as its precision has to. On a few images the verified graph itself may lie below that
     gate; a runtime that gives its labels is right as well.
 
     Args:
-        wanted: images and PyTorch's labels of them, in batches.
-        verified: the same images and the labels that were gated.
+        images: `(n, H, W, 3)`.
+        verified: what the verified graph makes of them, `(n, H, W)`.
+        reference: what PyTorch makes of them.
 
     Returns warnings for the targets that could not run.
 
@@ -149,21 +152,18 @@ def _check_runtime(
         except ValueError as error:
             warnings.append(f"{target}: compiled and audited, not run: {error}")
             continue
-        equal = np.zeros(2)  # to PyTorch's labels, to those that were verified
         with runtime:
-            for (images, labels), (_, gated) in zip(wanted, verified, strict=True):
-                got = runtime.infer(images)
-                got = got if arguments.output == "labels" else got.argmax(axis=1)
-                equal += [(got == labels).mean(), (got == gated).mean()]
-        to_reference, to_verified = equal / len(wanted)
-        say(
-            f"{target}: runs, {to_reference:.5f} of labels match PyTorch, {to_verified:.5f} the "
-            f"verified graph, on {sum(len(images) for images, _ in wanted)} images"
-        )
-        if max(to_reference, to_verified) < least and not arguments.random_weights:
+            got = infer_all(runtime, images)
+            got = got if arguments.output == "labels" else got.argmax(axis=1)
+        agreement = float((got == verified).mean())
+        best, text = agreement, f"{agreement:.5f} of the labels that were verified"
+        if reference is not None:
+            to_reference = float((got == reference).mean())
+            best, text = max(best, to_reference), f"{text}, {to_reference:.5f} of PyTorch's"
+        say(f"{target}: runs, {text}, on {len(images)} images")
+        if best < least and not arguments.random_weights:
             raise ParityError(
-                f"target '{target}' gives {to_reference:.5f} of PyTorch's labels and "
-                f"{to_verified:.5f} of those that were verified, the gate is {least}; leave it out "
-                "of --target, and please report this machine"
+                f"target '{target}' gives {text}, the gate is {least}; leave it out of --target, "
+                "and please report this machine"
             )
     return tuple(warnings)

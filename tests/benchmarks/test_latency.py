@@ -17,7 +17,8 @@ from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
 from tests.tiny_models import make_config, make_model
 
-BUILD = ("--target", "ort", "openvino", "--num-images", "2", "--json")
+BUILD = ("--target", "ort", "openvino", "--num-images", "2", "--json",
+         "--allow-foreign-images")  # fmt: skip
 QUICK = ("--rounds", "2", "--warm-up", "0", "--threads", "1")
 LIGHT = (*QUICK, "--target", "ort", "--no-memory")
 

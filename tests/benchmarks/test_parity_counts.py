@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.boundaries import measure_boundary_distance
-from benchmarks.parity_counts import (
-    ParityTally,
-    compute_iou,
-    count_classes,
-)
+from benchmarks.parity_counts import ParityTally, compute_iou, count_classes
 
 NAMES = ("a", "b", "c")
 
@@ -94,17 +90,6 @@ def test_a_planted_loss_is_found_and_none_where_there_is_none() -> None:
     assert kept["miou_delta_interval"][0] < 0 < kept["miou_delta_interval"][1]
     again = tally_of(list(zip(reference, worse, truth, strict=True))).summarise(1000, 0)
     assert again == lost
-
-
-def test_resamples_draw_as_many_images() -> None:
-    assert (draw_weights(7, 50, 3).sum(axis=1) == 7).all()
-    assert draw_weights(1, 50, 3).shape == (0, 1)
-
-
-def test_interval_leaves_out_resamples_without_the_class() -> None:
-    low, high = find_interval(np.array([np.nan, 1.0, 1.0, np.nan])) or (0.0, 0.0)
-    assert (low, high) == (1.0, 1.0)
-    assert find_interval(np.array([np.nan])) is None
 
 
 def test_iou_of_an_absent_class_is_no_number() -> None:

@@ -23,7 +23,7 @@ from segvit.cli import run_main
 from segvit.prediction import predict_scores
 from tests.tiny_models import GOLDEN, make_config, make_model
 
-TINY = ("--num-images", "4", "--target", "ort")
+TINY = ("--num-images", "4", "--target", "ort", "--allow-foreign-images")
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_artifact_is_complete_and_labels_are_the_reference(
 ) -> None:
     out = tmp_path / "artifact"
     code, printed, _ = _run(
-        capsys, "--checkpoint", checkpoint, "--fp32", "--num-images", 4, "--out", out, "--json",
-        "--target", "ort", "trt-rtx", "--compute-capability", "SM89", "--allow-unfused",
+        capsys, "--checkpoint", checkpoint, "--fp32", *TINY, "--out", out, "--json",
+        "--target", "trt-rtx", "--compute-capability", "SM89", "--allow-unfused",
     )  # fmt: skip
     assert code == 0
     manifest = Manifest.read(out)
@@ -133,7 +133,7 @@ def test_interrupted_build_leaves_nothing(checkpoint: Path, tmp_path: Path) -> N
     out = tmp_path / "artifact"
     command = [sys.executable, "-m", "export.build", "--checkpoint", checkpoint, "--out", out]
     process = subprocess.Popen(
-        [*map(str, command), "--target", "ort"], stdout=subprocess.PIPE,
+        [*map(str, command), *TINY], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -1,6 +1,5 @@
 """Comparison of two callables, with differences made by hand."""
 
-import re
 import tracemalloc
 from dataclasses import replace
 
@@ -82,14 +81,21 @@ def test_last_batch_is_filled_up_but_counted_once() -> None:
 @pytest.mark.parametrize("precision", GATES)
 def test_gates_pass_at_the_gate_and_fail_below(precision: str) -> None:
     gate = GATES[precision]
-    good = ParityReport(1, gate.pixel_agreement, 1.0, 1.0, 0.5, 0.5 - gate.miou_drop * 0.99, 0.0)
+    good = ParityReport(
+        1, gate.pixel_agreement, gate.score_rms, 1.0, 0.5, 0.5 - gate.miou_drop * 0.99, 0.0
+    )
     check_parity(good, precision, random_weights=False)
-    bad = ParityReport(1, gate.pixel_agreement - 1e-5, 1.0, 1.0, 0.5, 0.5, 0.0)
-    with pytest.raises(ParityError, match=f"{precision} labels agree .* the gate is"):
-        check_parity(bad, precision, random_weights=False)
-    lost = ParityReport(1, 1.0, 1.0, 1.0, 0.5, 0.5 - gate.miou_drop * 1.01, 0.0)
-    with pytest.raises(ParityError, match=re.escape(f"{precision} loses")):
-        check_parity(lost, precision, random_weights=False)
+    for changes, message in (
+        ({"pixel_agreement": gate.pixel_agreement - 1e-5}, "labels agree .* the gate is"),
+        ({"miou": 0.5 - gate.miou_drop * 1.01}, "loses"),
+        ({"score_rms": gate.score_rms * 1.01}, "scores differ from PyTorch's by"),
+        # The figures are good, and the intervals' worse ends are not.
+        ({"pixel_agreement_interval": (gate.pixel_agreement - 1e-5, 1.0)}, "labels agree"),
+        ({"miou_drop_interval": (0.0, gate.miou_drop * 1.01)}, "loses"),
+        ({"score_rms_interval": (0.0, gate.score_rms * 1.01)}, "scores differ"),
+    ):
+        with pytest.raises(ParityError, match=f"{precision} {message}"):
+            check_parity(replace(good, **changes), precision, random_weights=False)
 
 
 def test_random_weights_are_gated_on_scores_alone() -> None:
@@ -106,9 +112,23 @@ def test_gates_are_the_promised_ones() -> None:
     assert GATES["fp16"].score_rms <= 2e-3
 
 
-def test_scores_that_are_no_numbers_fail_their_gate() -> None:
-    with pytest.raises(ParityError, match="by nan"):
-        check_parity(ParityReport(1, 1.0, float("nan"), 1.0), "fp16", random_weights=True)
+@pytest.mark.parametrize("random_weights", [False, True])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_scores_that_are_no_numbers_fail_in_words(value: str, random_weights: bool) -> None:
+    report = ParityReport(1, 1.0, float(value), 1.0)
+    with pytest.raises(ParityError, match=f"by {value} .*: some scores are no finite numbers"):
+        check_parity(report, "fp16", random_weights)
+
+
+def test_one_score_that_is_no_number_shows() -> None:
+    def candidate(images: NDArray[np.uint8]) -> Prediction:
+        scores = _predict(images).scores.copy()
+        scores[0, 0, 0, 0] = np.nan
+        return Prediction(_predict(images).labels, scores)
+
+    report = compare(_predict, candidate, IMAGES, None, 2, show_progress=False)
+    assert np.isnan(report.score_rms)
+    assert np.isnan(report.max_score_error)
 
 
 def test_without_truth_the_reference_can_serve_as_it() -> None:
