@@ -17,7 +17,9 @@ from benchmarks.report_quantisation import describe_quantisation
 from benchmarks.report_tables import Cell, Table, bar, code, figure, make_table
 from calibration.ranges import RANGES_NAME
 from engines.target import COMPILERS
+from export.gates import find_class_failures
 from export.manifest import BuiltTarget, Manifest, read_verified
+from export.parity_record import high_end, low_end
 from export.verify import GATES, Gate
 
 REPORT_FOLDER = "report"
@@ -113,13 +115,22 @@ def judge(subject: Subject, parities: Sequence[Block] = ()) -> dict[str, str]:
     if parity is None or parity.pixel_agreement is None:
         return {"word": "Not judged", "text": f"{precision} was never compared with PyTorch."}
     drop = (parity.miou_reference or 0) - (parity.miou or 0)
-    holds = parity.pixel_agreement >= gate.pixel_agreement and drop <= gate.miou_drop
+    failing = next(find_class_failures(parity.classes, gate), None)
+    holds = (
+        low_end(parity.pixel_agreement, parity.pixel_agreement_interval) >= gate.pixel_agreement
+        and high_end(drop, parity.miou_drop_interval) <= gate.miou_drop
+        and failing is None
+    )
     text = (
         f"{precision} labels {parity.pixel_agreement:.3%} of pixels as PyTorch FP32 does on "
         f"{parity.images} images (gate {gate.pixel_agreement:.2%})"
     )
     if parity.miou is not None:
         text += f"; mIoU changes by {-100 * drop:+z.2f} points (gate -{100 * gate.miou_drop:.2f})"
+    if failing:
+        text += f"; it {failing}"
+    if parity.foreign_images:
+        text += "; the images are not of the kind that its classes were made for"
     measured = [
         entry
         for parity_block in parities

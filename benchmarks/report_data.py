@@ -21,6 +21,7 @@ from benchmarks.report_artifact import (
     describe_artifact,
     read_subject,
 )
+from benchmarks.report_build_parity import describe_build_parity
 from benchmarks.report_latency import describe_latency
 from benchmarks.report_parity import describe_parity, read_parity
 from benchmarks.report_sweep import read_sweep
@@ -159,7 +160,7 @@ def _describe_model(
         "key": key,
         "title": f"{first.model.name}, {'×'.join(map(str, first.input.shape[1:3]))}",
         "artifacts": [describe_artifact(subject, shown, runs, compared) for subject in group],
-        "parity_at_build": _table_parity(group),
+        "parity_at_build": describe_build_parity(group),
         "latencies": runs,
         "parities": compared,
         "missing": list(_list_missing(group, {"latency": latencies, "parity": parities})),
@@ -183,25 +184,6 @@ def _list_missing(group: Group, found: dict[str, Found]) -> Iterator[str]:
         if not results:
             out = group[0].folder / REPORT_FOLDER / f"{name}.json"
             yield f"python -m benchmarks.{name} --artifact {folders} --out {shlex.quote(str(out))}"
-
-
-def _table_parity(group: Group) -> Table | None:
-    rows = []
-    for subject in group:
-        parity, gate = subject.manifest.parity, subject.gate
-        if parity:
-            rows.append(
-                (subject.name, subject.manifest.precision.upper(), figure(parity.images, "d"),
-                 figure(parity.pixel_agreement, ".5f"), figure(gate.pixel_agreement, "g"),
-                 figure(parity.miou_reference, ".4f"), figure(parity.miou, ".4f"),
-                 figure(parity.max_class_iou_drop, ".4f"), figure(parity.max_score_error, ".1e"))
-            )  # fmt: skip
-    return make_table(
-        "At build time, against PyTorch in FP32",
-        ("Artifact", "Precision", "Images", "Pixels equal", "Gate", "mIoU, PyTorch", "mIoU",
-         "Largest class drop", "Largest score error"),
-        rows,
-    )  # fmt: skip
 
 
 def _table_gpus(names: Sequence[str]) -> Table | None:
