@@ -31,14 +31,14 @@ def _table_parity(group: Sequence[Subject]) -> Table | None:
                  figure(parity.pixel_agreement, ".5f", parity.pixel_agreement_interval),
                  figure(gate.pixel_agreement, "g"),
                  figure(parity.miou_reference, ".4f"), figure(parity.miou, ".4f"),
-                 figure(_find_drop(parity), ".4f", parity.miou_drop_interval),
+                 figure(_find_drop(parity), "z.4f", parity.miou_drop_interval),
                  figure(parity.max_class_iou_drop, ".4f"),
                  parity.worst_class, figure(parity.worst_class_recall, ".4f"),
                  figure(_find_rms(parity), ".1e", parity.score_rms_interval),
                  figure(parity.max_score_error, ".1e"))
             )  # fmt: skip
     return make_table(
-        "At build time, against PyTorch in FP32; 95 % intervals over images",
+        "At build time, against PyTorch in FP32; in brackets 95 % intervals",
         ("Artifact", "Precision", "Images", "Independent pixels", "Pixels equal", "Gate",
          "mIoU, PyTorch", "mIoU", "Drop", "Largest class drop", "Worst class",
          "Of its pixels kept", "Score error, RMS", "Largest score error"),
@@ -53,7 +53,7 @@ def _table_classes(subject: Subject) -> Table | None:
     shown = sorted(classes, key=lambda entry: 1.0 if entry.recall is None else entry.recall)
     rest = len(classes) - len(shown[:_CLASSES_SHOWN])
     return make_table(
-        f"By class at build time: {subject.name}"
+        f"Classes at build time: {subject.name}"
         + (f"; {rest} that kept more are left out" if rest else ""),
         ("Class", "Independent pixels", "Images", "Kept", "IoU with PyTorch's labels",
          "IoU, PyTorch", "IoU", "Gated"),
