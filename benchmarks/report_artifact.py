@@ -16,6 +16,7 @@ from benchmarks.report_pictures import draw_golden
 from benchmarks.report_quantisation import describe_quantisation
 from benchmarks.report_tables import Cell, Table, bar, code, figure, make_table
 from calibration.ranges import RANGES_NAME
+from engines.stored_audit import read_audits
 from engines.target import COMPILERS
 from export.gates import find_class_failures
 from export.manifest import BuiltTarget, Manifest, read_verified
@@ -50,13 +51,13 @@ class Shown:
 
 
 def read_subject(folder: Path, name: str) -> Subject:
-    """Return an artifact with the gate that it was built to hold.
+    """Return an artifact with the gate that it was built to hold, its audits made again.
 
     Raises:
         FileNotFoundError: if there is no artifact.
-        ManifestError: if its manifest is damaged.
+        ManifestError: if its manifest is damaged, or its engines' files say something else.
     """
-    manifest = Manifest.read(folder)
+    manifest = read_audits(folder, Manifest.read(folder))
     gate, budget = GATES[manifest.precision], find_budget(manifest.command)
     if budget is not None:
         gate = replace(gate, miou_drop=budget / 100)

@@ -17,7 +17,9 @@ from benchmarks.parity import main as measure_parity
 from benchmarks.report import main
 from benchmarks.report_artifact import judge, read_subject
 from benchmarks.report_plots import choose_step, plot_latencies, plot_layers
-from export.manifest import AuditSummary, Manifest, ManifestError
+from engines.audit import audit_layers
+from engines.graph import read_graph
+from export.manifest import Manifest, ManifestError
 from tests.benchmarks.small_artifacts import SIZE, add_files, write_artifact
 
 HOSTILE = '<script>alert("x")</script>'
@@ -136,16 +138,21 @@ def test_a_bare_artifact_says_what_is_missing(
 def test_precision_is_that_of_the_audits(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "a", "int8")
     manifest = Manifest.read(folder)
-    audit = AuditSummary(7, 2, 1, 3.25, 1.5, {"Int8": 5, "Half": 2}, unfused=("head/softmax",))
+    document = json.loads((folder / "layers_trt-rtx.json").read_text())
+    audit = audit_layers(document, read_graph(folder / "model.onnx")).summary()
     engine, ort = manifest.targets
     replace(manifest, targets=(replace(engine, audit=audit), ort)).write(folder)
     page = _build(folder)
     assert "Asked: INT8." in page
     assert _cells(page, "by the audit of each engine")[1] == [
-        "engine", "trt-rtx", "SM89", "5 Int8, 2 Half", "1 of 2", "head/softmax",
+        "engine", "trt-rtx", "SM89", "1 Half", "0 of 0",
     ]  # fmt: skip
-    assert _cells(page, "Targets of a")[1][5:8] == ["7", "3.2", "1.5"]
+    assert _cells(page, "Targets of a")[1][5:7] == ["2", "0.0"]
     assert "ort: the ONNX file is computed as it is written" in page
+    edited = replace(engine, audit=replace(audit, gemm_datatypes={"Int8": 1}))
+    replace(manifest, targets=(edited, ort)).write(folder)
+    with pytest.raises(ManifestError, match=r"says gemm_datatypes\.Int8 1, its files say None"):
+        main(["--artifact", str(folder)])
 
 
 def test_models_have_sections_of_their_own(tmp_path: Path) -> None:
