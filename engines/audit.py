@@ -59,7 +59,8 @@ class Audit:
     the plugin's one kernel stands for the tail. `float_sums` counts the fused attentions that sum
     in FP32 as the plan says, None where it does not; `asked_float_sums` counts those that the graph
     asks it of. `unaudited` says what of the engine the audit cannot vouch for, `is_opaque` that a
-    region of it is not listed at all.
+    region of it is not listed at all. `budget` compares it with the stored figures of such builds,
+    for which `engines.audit_budget` asks; no audit sets it by itself.
     """
 
     kernels: int
@@ -79,6 +80,7 @@ class Audit:
     asked_float_sums: int = 0
     unaudited: tuple[str, ...] = ()
     is_opaque: bool = False
+    budget: str = ""
 
     def summary(self) -> AuditSummary:
         """Return what the manifest keeps."""
@@ -93,6 +95,7 @@ class Audit:
             unfused=self.unfused,
             float_sums=self.float_sums,
             unaudited=self.unaudited,
+            budget=self.budget,
         )
 
     def describe(self) -> str:
@@ -110,9 +113,9 @@ class Audit:
         if self.fused_tail:
             fused += ", tail fused"
         sums = f", {self.describe_sums()}" if self.fused_attentions else ""
-        return (
-            f"{self.kernels} kernels, {fused}, GEMMs {datatypes or 'none'}{traffic}{memory}{sums}"
-        )
+        budget = f", {self.budget}" if self.budget else ""
+        gemms = datatypes or "none"
+        return f"{self.kernels} kernels, {fused}, GEMMs {gemms}{traffic}{memory}{sums}{budget}"
 
     def describe_sums(self) -> str:
         """Return how the fused attentions sum, as far as the plan tells."""

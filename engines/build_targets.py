@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines.audit import Audit, audit_kernels, check_audit
+from engines.audit import Audit, AuditError, audit_kernels, check_audit
+from engines.audit_budget import check_budget, describe_build, read_budgets
 from engines.devices import parse_device
 from engines.fused_tail import import_triton
 from engines.fused_tail_plugin import find_tail
@@ -29,6 +30,7 @@ from segvit.atomic import write_bytes
 # several capabilities the kernels of the oldest: 24 instead of 21 for three ViT-B blocks.
 _OLDEST_AMPERE = 80
 _OLDEST_FP8 = 89
+_EXCEEDS = "exceeds its budget"
 _EXPERIMENTAL = (
     "experimental: one Triton kernel in place of the tail (--fused-tail), as in no engine that was "
     "built or run before this version's release; compare its labels with --self-test"
@@ -113,6 +115,9 @@ def build_targets(
             audit = audit_kernels(engine.kernels, graph, engine.activation_bytes, engine.plan)
             fused_tail = options.fused_tail and target is Target.TRT
             check_audit(audit, precision, allow_unfused, fused_tail, allow_unaudited)
+            name = describe_build(graph, target, engine.version, group)
+            accepted = allow_unaudited or bool(allow_unfused and audit.unfused)
+            audit = replace(audit, budget=_compare(audit, name, accepted))
             entry = _store(engine, audit, folder, taken or {}, kept)
             entries.append(entry)
             audits[entry.file] = audit
@@ -176,9 +181,21 @@ def _list_warnings(audit: Audit, precision: str) -> list[str]:
     warnings += [f"not audited, as allowed: {text}" for text in audit.unaudited]
     if audit.asked_float_sums and audit.float_sums is None:
         warnings.append("attention sums: FP32 was asked for, and the engine does not tell")
+    if audit.budget.startswith(_EXCEEDS):
+        warnings.append(f"accepted, as allowed: {audit.budget}")
     if audit.fused_tail:
         warnings.append(_EXPERIMENTAL)
     return warnings
+
+
+def _compare(audit: Audit, name: str | None, is_accepted: bool) -> str:
+    """Return how an engine compares with its stored budget, which it may exceed if accepted."""
+    try:
+        return check_budget(audit, name, read_budgets())
+    except AuditError as error:
+        if not is_accepted:
+            raise
+        return f"{_EXCEEDS}: {error}"
 
 
 def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str, ...]]:
