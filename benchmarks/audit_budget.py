@@ -42,7 +42,7 @@ from segvit.model import build_model
 
 _OLDEST_FP8 = "SM89"
 _EPILOG = """\
-examples:
+example:
   python -m benchmarks.audit_budget                     # compare with what is stored
   python -m benchmarks.audit_budget --update --models vit_t_landcover
 """

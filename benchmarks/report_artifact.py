@@ -187,11 +187,14 @@ def _describe_precision(subject: Subject) -> dict[str, Any]:
     for target in manifest.targets:
         if target.target in COMPILERS and not target.audit:
             notes.append(f"{target.file} was not audited: what it runs in is not known.")
+        elif target.audit:
+            notes += [f"{target.file}: {text}." for text in target.audit.unaudited]
     return {
         "asked": manifest.precision.upper(),
         "table": make_table(
             f"Obtained, by the audit of each engine: {subject.name}",
-            ("Engine", "Target", "For", "Products run in", "Attentions fused", "Not fused"),
+            ("Engine", "Target", "For", "GEMMs run in", "Attentions fused", "Not fused",
+             "Attentions summed in FP32", "Stored budget"),
             [_describe_audit(target) for target in audited],
         ),
         "products": _read_products(subject),
@@ -210,7 +213,10 @@ def _describe_audit(target: BuiltTarget) -> tuple[Any, ...]:
         datatypes or "none",
         f"{audit.fused_attentions} of {audit.attentions}",
         ", ".join(audit.unfused) or None,
-    )
+        "not known" if audit.float_sums is None
+        else f"{audit.float_sums} of {audit.fused_attentions}",
+        audit.budget or None,
+    )  # fmt: skip
 
 
 def _read_products(subject: Subject) -> list[dict[str, Any]]:

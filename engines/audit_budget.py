@@ -42,7 +42,7 @@ def describe_build(
     """
     config = graph.config
     variant = None if config is None else find_architecture(config)
-    if variant is None or len(graph.tensors) != 2:
+    if variant is None or len(graph.tensors) != 2 or "precision" not in graph.metadata:
         return None
     (_, shape), (output, _) = graph.tensors.items()
     size = "x".join("N" if side < 0 else str(side) for side in shape[:3])

@@ -140,12 +140,13 @@ def test_precision_is_that_of_the_audits(tmp_path: Path) -> None:
     manifest = Manifest.read(folder)
     document = json.loads((folder / "layers_trt-rtx.json").read_text())
     audit = audit_layers(document, read_graph(folder / "model.onnx")).summary()
+    audit = replace(audit, budget="as stored")
     engine, ort = manifest.targets
     replace(manifest, targets=(replace(engine, audit=audit), ort)).write(folder)
     page = _build(folder)
     assert "Asked: INT8." in page
     assert _cells(page, "by the audit of each engine")[1] == [
-        "engine", "trt-rtx", "SM89", "1 Half", "0 of 0",
+        "engine", "trt-rtx", "SM89", "1 Half", "0 of 0", "not known", "as stored",
     ]  # fmt: skip
     assert _cells(page, "Targets of a")[1][5:7] == ["2", "0.0"]
     assert "ort: the ONNX file is computed as it is written" in page
