@@ -139,9 +139,12 @@ def replace_tail(network: Any, tail: TailInputs, compute_capability: str) -> Non
     _compile(tail.shape, _DATATYPES[classes.dtype.name], compute_capability)
     plugin = network.add_plugin(make(classes, masks), aot=True)
     plugin.name, plugin.metadata = LAYER, f"[ONNX Layer: {LAYER}]"
-    # The Cast to the output's type stays: a uint8 tensor that is no output, as its own would be,
-    # is refused even where nothing reads it.
-    made[network.get_output(0).name][0].set_input(0, plugin.get_output(0))
+    # The Casts to the output's type stay: a uint8 tensor that is no output, as its own would be,
+    # is refused even where nothing reads it, and int32 becomes uint8 by way of FP16 alone.
+    last = made[network.get_output(0).name][0]
+    before = made[last.get_input(0).name][0]
+    first = before if before.type == last.type else last
+    first.set_input(0, plugin.get_output(0))
 
 
 def is_fused_tail(kernel: Kernel) -> bool:

@@ -10,6 +10,7 @@ from export.passes.cast_precision import CastPrecisionPass
 from export.passes.node_names import NodeNamesPass
 from export.passes.rounding_emulation import RoundingEmulationPass
 from export.passes.score_outputs import ScoreOutputsPass
+from export.passes.uint8_edges import Uint8EdgesPass
 
 _DEQUANTIZE = "DequantizeLinear"
 PRECISIONS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -26,10 +27,10 @@ EXCEPTIONS = {
 def deploy_passes(precision: str) -> list[ir.passes.InPlacePass]:
     """Return the passes from a traced graph to the one that is shipped."""
     dtype = PRECISIONS[precision]
-    names = NodeNamesPass()
+    names, edges = NodeNamesPass(), Uint8EdgesPass()
     if dtype is None:
-        return [names]
-    return [names, CastPrecisionPass(dtype, EXCEPTIONS.get(precision))]
+        return [names, edges]
+    return [names, CastPrecisionPass(dtype, EXCEPTIONS.get(precision)), edges]
 
 
 def cast_beside_quantised(graph: ir.Graph) -> CastPrecisionPass:

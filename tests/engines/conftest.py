@@ -168,7 +168,11 @@ def write_segmenter(
     graph = GraphWriter(FLOAT_TYPES[precision], 64, 2, lead, float_sums, between)
     grid, count = size // PATCH, len(CLASSES)
     tokens = grid * grid
-    x = graph.add("Cast", ["image"], "patch_embed/cast", to=graph.float_type)
+    # uint8 meets Casts from and to FP32 or FP16 alone, as in what export writes.
+    first = TensorProto.FLOAT if precision == "fp32" else TensorProto.FLOAT16
+    x = graph.add("Cast", ["image"], "patch_embed/cast", to=first)
+    if first != graph.float_type:
+        x = graph.add("Cast", [x], "patch_embed/cast_again", to=graph.float_type)
     middle = graph.floats("patch_embed/middle", np.array(128.0))
     x = graph.add("Sub", [x, middle], "patch_embed/centre")
     x = graph.add("Mul", [x, graph.floats("patch_embed/r", np.array(1 / 64))], "patch_embed/scale")
@@ -230,6 +234,8 @@ def _add_tail(
     if not scores:
         y = graph.add("ArgMax", [y], "tail/argmax", axis=1, keepdims=0)
     y = graph.reshape(y, "tail/image", *shape)
+    if not scores:
+        y = graph.add("Cast", [y], "tail/half", to=TensorProto.FLOAT16)
     name, kind = ("scores", TensorProto.FLOAT) if scores else ("labels", TensorProto.UINT8)
     graph.add("Cast", [y], name, to=kind)
     graph.nodes[-1].name = "tail/output"

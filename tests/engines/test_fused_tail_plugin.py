@@ -149,10 +149,12 @@ def test_the_bindings_take_the_plugin(
         "INetworkDefinition.add_plugin": {"aot"},
         "INetworkDefinition.get_layer": set(),
         "INetworkDefinition.num_layers": set(),
+        "ILayer.get_input": set(),
         "ILayer.get_output": set(),
         "ILayer.num_outputs": set(),
         "ILayer.set_input": set(),
         "ILayer.name": set(),
+        "ILayer.type": set(),
         "ILayer.metadata": set(),
         "ITensor.dtype": set(),
     }
