@@ -23,6 +23,7 @@ from calibration.quantization import (
 from calibration.ranges import RANGES_NAME, Ranges
 from calibration.rewriting import REWRITES
 from calibration.scheme import SCHEMES
+from export.trt_hygiene import list_violations
 from segvit.atomic import replace_folder
 from segvit.cli import run_main
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with replace_folder(arguments.out) as folder:
         _save(model, folder / MODEL_NAME)
         ranges.save(folder / RANGES_NAME)
+        # The file may be for a CPU alone, so that this is no error.
+        foreign = [f"no graph for TensorRT: {v}" for v in list_violations(folder / MODEL_NAME)]
     report = {
         "precision": scheme.name,
         "quantised": [product.name for product in products if product.is_quantised],
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "source": ranges.source,
         "method": ranges.method,
         "rewrites": list(ranges.rewrites),
-        "warnings": list(ranges.warnings),
+        "warnings": [*ranges.warnings, *foreign],
     }
     print(json.dumps(report, indent=2) if arguments.json else _describe(report, arguments.out))
     return 0

@@ -40,8 +40,10 @@ from export.manifest import (
     stage_artifact,
 )
 from export.passes import cast_beside_quantised, deploy_passes
+from export.passes.uint8_edges import Uint8EdgesPass
 from export.slide_model import SlideModel
 from export.trace import trace_model
+from export.trt_hygiene import check_hygiene
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
 from segvit.cli import run_main
@@ -215,6 +217,7 @@ def _export(
             cast = cast_beside_quantised(graph.graph)
             cast(graph)
             fired.append(type(cast).__name__)
+            Uint8EdgesPass()(graph)
     graph.metadata_props.update(manifest.metadata())
     graph.metadata_props["config"] = model.config.to_json()
     path = folder / ONNX_NAME
@@ -223,6 +226,7 @@ def _export(
     is_large = weight_bytes > EXTERNAL_DATA_BYTES
     ir.save(graph, path, external_data=f"{ONNX_NAME}.data" if is_large else None)
     onnx.checker.check_model(path, full_check=True)
+    check_hygiene(path)
     nodes = sum(1 for _ in graph.graph)
     say(
         f"export: {nodes} nodes, {weight_bytes / 1e6:.1f} MB of {arguments.precision} weights, "
@@ -241,6 +245,7 @@ def _build_engines(
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
         fused_tail=arguments.fused_tail,
+        allow_known_wrong=arguments.allow_known_wrong,
     )
     capabilities = arguments.compute_capability or default_capabilities(arguments.precision)
     options = replace(options, compute_capabilities=tuple(capabilities))
