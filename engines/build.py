@@ -109,6 +109,8 @@ def _add_builder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-unfused", action="store_true", help="accept unfused attentions")
     add("--allow-unaudited", action="store_true",
         help="accept kernels that the audit cannot trace, see docs/audit.md")  # fmt: skip
+    add("--allow-known-wrong", action="store_true",
+        help="build what is reported to give wrong labels (engines/known_wrong.py)")  # fmt: skip
     add("--workspace", type=int, metavar="MIB", help="builder workspace")
     add("--optimization-level", type=int, choices=range(6), metavar="0-5")
     add("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
@@ -124,6 +126,7 @@ def _build_options(arguments: argparse.Namespace, batch: Batch, precision: str) 
         optimization_level=arguments.optimization_level,
         timing_cache=arguments.timing_cache,
         fused_tail=arguments.fused_tail,
+        allow_known_wrong=arguments.allow_known_wrong,
     )
     capabilities = arguments.compute_capability or default_capabilities(precision)
     return replace(options, compute_capabilities=tuple(capabilities))

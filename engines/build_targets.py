@@ -14,6 +14,11 @@ from engines.fused_tail import import_triton
 from engines.fused_tail_plugin import find_tail
 from engines.graph import read_graph
 from engines.kernels import layers_document
+from engines.known_wrong import (
+    Combination,
+    check_known_wrong,
+    read_attentions,
+)
 from engines.target import (
     COMPILERS,
     PREFERENCE,
@@ -24,6 +29,7 @@ from engines.target import (
 )
 from engines.trt_builder import BuildOptions, BuiltEngine, build_engine
 from export.manifest import BuiltTarget, MissingTarget, hash_file
+from export.trt_hygiene import check_hygiene
 from segvit.atomic import write_bytes
 
 # Below this, TensorRT-RTX splits LayerNorm and copies attention's output, and it gives a plan of
@@ -81,8 +87,10 @@ def build_targets(
         allow_unaudited: accept what the audit cannot vouch for, with a warning.
 
     Raises:
-        ValueError: if a target asked for by name, or any at all, cannot be built here, or if an
-            option does not fit the model or the targets.
+        ValueError: if a target asked for by name, or any at all, cannot be built here, if an
+            option does not fit the model or the targets, or if TensorRT's documents do not allow
+            a node of the graph.
+        KnownWrongError: if a target is known to give wrong labels.
         ImportError: if what an option needs is not installed.
         EngineBuildError: if a builder refuses.
         AuditError: if an engine is not what was asked for.
@@ -97,9 +105,12 @@ def build_targets(
     if targets and not_built:
         first = not_built[0]
         raise ValueError(f"target '{first.target}' cannot be built here: {first.reason}")
+    usable = [target for target, reason in missing.items() if reason is None]
+    doubts = _check_compilers(onnx_path, usable, options, precision)
     entries: list[BuiltTarget] = []
     audits: dict[str, Audit] = {}
-    for target in (target for target, reason in missing.items() if reason is None):
+    warnings: list[str] = []
+    for target in usable:
         if target not in COMPILERS:
             try:
                 entries.append(_check_loads(onnx_path, target))
@@ -121,6 +132,8 @@ def build_targets(
             entry = _store(engine, audit, folder, taken or {}, kept)
             entries.append(entry)
             audits[entry.file] = audit
+            texts = (*doubts[target, group], *_list_warnings(audit, precision))
+            warnings += [f"'{entry.file}': {text}" for text in texts]
             report(f"{target} {' '.join(group)}: {audit.describe()}, {engine.build_seconds:.1f} s")
     if not entries:
         reasons = "; ".join(f"{entry.target}: {entry.reason}" for entry in not_built)
@@ -131,11 +144,7 @@ def build_targets(
         not_built=tuple(not_built),
         files={name: hash_file(folder / name) for name in written},
         audits=audits,
-        warnings=tuple(
-            f"'{file}': {text}"
-            for file, audit in audits.items()
-            for text in _list_warnings(audit, precision)
-        ),
+        warnings=tuple(warnings),
     )
 
 
@@ -171,6 +180,28 @@ def default_capabilities(precision: str) -> tuple[str, ...]:
 def engine_stem(target: Target, compute_capabilities: Sequence[str]) -> str:
     """Return the name of an engine's files, such as `trt-rtx-sm86-sm89`."""
     return "-".join((target, *(name.lower() for name in compute_capabilities)))
+
+
+def _check_compilers(
+    onnx_path: Path, targets: Sequence[Target], options: BuildOptions, precision: str
+) -> dict[tuple[Target, tuple[str, ...]], tuple[str, ...]]:
+    """Refuse what no compiler should get, before anything is built.
+
+    Returns:
+        What the manifest has to say of each engine's target and compute capabilities.
+    """
+    compilers = [target for target in targets if target in COMPILERS]
+    if not compilers:
+        return {}
+    check_hygiene(onnx_path)
+    attentions = read_attentions(onnx_path)
+    doubts = {}
+    for target in compilers:
+        version = installed_version(target)
+        for group in _group_capabilities(target, options):
+            wanted = Combination(target, version, group, precision, options.batch[2], attentions)
+            doubts[target, group] = check_known_wrong(wanted, options.allow_known_wrong)
+    return doubts
 
 
 def _list_warnings(audit: Audit, precision: str) -> list[str]:

@@ -38,7 +38,8 @@ class BuildOptions:
     `compute_capabilities` is for TensorRT-RTX alone. `batch` is (min, opt, max) of the
     optimisation profile. For TensorRT alone: `timing_cache` is read if it is there, then updated;
     `device` is the number of the GPU built on; `fused_tail` puts one kernel in place of the tail.
-    It is experimental: no engine with it was ever built or run.
+    It is experimental: no engine with it was ever built or run. `allow_known_wrong` builds what
+    `engines.known_wrong` refuses, with a warning.
     """
 
     compute_capabilities: tuple[str, ...] = ("SM86", "SM89", "SM120")
@@ -48,6 +49,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     device: int = 0
     fused_tail: bool = False
+    allow_known_wrong: bool = False
 
     def __post_init__(self) -> None:
         smallest, typical, largest = self.batch

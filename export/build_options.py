@@ -264,6 +264,9 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--allow-unaudited", action="store_true",
                        help="accept an engine whose kernels the audit cannot trace, see "
                        "docs/audit.md")  # fmt: skip
+    group.add_argument("--allow-known-wrong", action="store_true",
+                       help="build what is reported to give wrong labels (engines/known_wrong.py)",
+                       )  # fmt: skip
     group.add_argument("--workspace", type=_positive, metavar="MIB", help="builder workspace")
     group.add_argument("--optimization-level", type=int, choices=range(6), metavar="0-5")
     group.add_argument("--timing-cache", type=Path, metavar="FILE", help="TensorRT only")
