@@ -177,23 +177,24 @@ KNOWN_WRONG = (
 
 
 def find_known_wrong(
-    combination: Combination, table: Sequence[KnownWrong] = KNOWN_WRONG
+    combination: Combination, table: Sequence[KnownWrong] | None = None
 ) -> list[KnownWrong]:
-    """Return the rows about a combination; of one report's, the certain one alone."""
-    found = [row for row in table if _matches(row, combination)]
+    """Return the rows of a table about a combination; of one report's, the certain one alone."""
+    rows = KNOWN_WRONG if table is None else table
+    found = [row for row in rows if _matches(row, combination)]
     certain = {row.source for row in found if row.is_certain}
     return [row for row in found if row.is_certain or row.source not in certain]
 
 
 def check_known_wrong(
-    combination: Combination, allowed: bool = False, table: Sequence[KnownWrong] = KNOWN_WRONG
+    combination: Combination, allowed: bool = False, table: Sequence[KnownWrong] | None = None
 ) -> tuple[str, ...]:
     """Return what the manifest has to say of a combination.
 
     Args:
         combination: what is about to be built.
         allowed: build even what is known to be wrong; the report becomes a warning.
-        table: the rows.
+        table: the rows; None takes KNOWN_WRONG.
 
     Raises:
         KnownWrongError: if a row about this very combination stands, unless it is allowed.

@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from engines import known_wrong
 from engines.audit import AuditError
 from engines.build_targets import TargetBuilds, build_targets, engine_stem
 from engines.kernels import parse_inspector
+from engines.known_wrong import KnownWrong, KnownWrongError
 from engines.target import Target, missing_reason
 from engines.trt_builder import BuildOptions
 from export.manifest import hash_file
@@ -23,7 +25,8 @@ LACKS_TRT = missing_reason(Target.TRT) is not None
 
 def build(path: Path, folder: Path, *targets: Target, **settings: object) -> TargetBuilds:
     capabilities = settings.pop("capabilities", ("SM89",))
-    options = BuildOptions(compute_capabilities=capabilities)
+    allowed = bool(settings.pop("allow_known_wrong", False))
+    options = BuildOptions(compute_capabilities=capabilities, allow_known_wrong=allowed)
     precision = str(settings.pop("precision", "fp16"))
     return build_targets(path, targets, options, precision, folder, progress=False, **settings)
 
@@ -136,3 +139,44 @@ def test_a_misspelt_capability_is_refused(segmenter: Writer, tmp_path: Path) -> 
 
 def test_engine_names_say_target_and_gpus() -> None:
     assert engine_stem(Target.TRT, ("SM90",)) == "trt-sm90"
+
+
+def test_a_graph_that_tensorrt_does_not_document_is_refused(
+    segmenter: Writer, tmp_path: Path
+) -> None:
+    model = onnx.load(segmenter(batch="batch"))
+    shape = onnx.helper.make_node("Shape", ["image"], ["sizes"], name="patch_embed/sizes")
+    model.graph.node.insert(0, shape)
+    path, folder = tmp_path / "model.onnx", tmp_path / "out"
+    onnx.save(model, path)
+    folder.mkdir()
+    with pytest.raises(
+        ValueError, match=r"node 'patch_embed/sizes' \(Shape\): reads uint8 'image'"
+    ):
+        build(path, folder, Target.TRT_RTX)
+    assert list(folder.iterdir()) == []
+    build(path, folder, Target.ORT)  # which takes it
+
+
+def test_a_report_about_a_gpu_is_kept_as_a_warning(segmenter: Writer, tmp_path: Path) -> None:
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, capabilities=("SM75", "SM120"))
+    (warning,) = builds.warnings
+    assert warning.startswith("'trt-rtx-sm120.engine': may be wrong: NVIDIA/TensorRT#4837: ")
+
+
+def test_what_is_known_to_be_wrong_is_refused_unless_allowed(
+    segmenter: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = KnownWrong(
+        "report#1", "wrong labels", "use another GPU", Target.TRT_RTX, "1.0", None,
+        is_certain=True, capabilities=("SM89",), head_sizes=(32,),
+    )  # fmt: skip
+    monkeypatch.setattr(known_wrong, "KNOWN_WRONG", (row,))
+    with pytest.raises(KnownWrongError, match=r"trt-rtx .* for SM89 in fp16 is known .*report#1"):
+        build(segmenter(), tmp_path, Target.TRT_RTX)
+    assert list(tmp_path.iterdir()) == []
+    builds = build(segmenter(), tmp_path, Target.TRT_RTX, allow_known_wrong=True)
+    assert builds.warnings == (
+        "'trt-rtx-sm89.engine': known to be wrong, built as allowed: report#1: wrong labels; "
+        "instead, use another GPU",
+    )
