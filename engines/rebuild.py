@@ -133,10 +133,14 @@ def add_engines(
             kept=built,
             allow_unaudited=allow_unaudited,
         )
-        added = replace(added, batch=manifest.batch)
-        added = added.with_targets(builds.entries, builds.not_built, builds.files, builds.warnings)
+        grown = replace(added, batch=manifest.batch).with_targets(
+            builds.entries, builds.not_built, builds.files, builds.warnings
+        )
         # Written while the old list still stands: moving needs no more space on the disk.
-        added.write(staged, built)
+        grown.write(staged, built)
+        if not set(builds.files).isdisjoint(added.files):
+            # Whatever ends the process between two moves, no list names a file of other bytes.
+            added.without(builds.files).write(folder, built)
         for file in (*builds.files, ENGINES_NAME):
             (staged / file).replace(folder / file)
     return Manifest.read(folder, manifest.digest), builds

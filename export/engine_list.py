@@ -91,6 +91,13 @@ class EngineList:
             warnings=(*kept, *warnings),
         )
 
+    def without(self, files: Collection[str]) -> EngineList:
+        """Return a copy without those files and the engines that name them."""
+        targets = tuple(e for e in self.targets if e.file not in files and e.layers not in files)
+        named = {name for entry in targets for name in (entry.file, entry.layers)}
+        left = {name: digest for name, digest in self.files.items() if name in named}
+        return replace(self, targets=targets, files=left)
+
     def write(self, folder: Path, listed: Collection[str]) -> Path:
         """Write `engines.json` into `folder`, atomically, and return its path.
 

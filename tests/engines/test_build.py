@@ -104,6 +104,30 @@ def test_an_engine_that_came_with_the_artifact_stays(artifact: Writer, tmp_path:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_an_end_between_two_moves_leaves_files_as_they_are_listed(
+    artifact: Writer, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    folder = artifact(precision="fp16", batch="batch")
+    options = ["--artifact", str(folder), "--target", "trt-rtx", "--compute-capability", "SM89"]
+    assert main(options) == 0
+    left, replace_file = [moves], Path.replace
+
+    def move(source: Path, target: Path) -> Path:
+        if target.parent == folder and source.parent != folder:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        return replace_file(source, target)
+
+    monkeypatch.setattr(Path, "replace", move)
+    with pytest.raises(KeyboardInterrupt):
+        main([*options, "--batch", "1:1:2"])  # an engine of other bytes
+    manifest = Manifest.read(folder)
+    for name in manifest.files:
+        verify_file(folder, name, manifest)
+
+
 def test_another_artifact_than_the_one_of_the_digest_is_not_touched(
     artifact: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
