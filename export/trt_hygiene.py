@@ -86,9 +86,9 @@ class _Checker:
                 yield Violation(node.name or f"giving {node.output[0]}", node.op_type, reason)
 
     def _list_reasons(self, node: onnx.NodeProto) -> Iterable[str]:
-        uint8 = [name for name in (*node.input, *node.output) if self._type(name) == _UINT8]
-        if uint8:
-            yield from self._check_uint8(node)
+        if misused := list(self._check_uint8(node)):
+            yield from misused
+            return
         known = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if known is None:
             yield "the table of facts about TensorRT (export/trt_operators.py) says nothing of it"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from engines.runtime import open_runtime
 from export.build import main
 from export.build_options import parse_arguments, public_arguments
 from export.manifest import Manifest
+from export.passes.uint8_edges import Uint8EdgesPass
 from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
 from segvit.prediction import predict_scores
@@ -113,6 +116,25 @@ def test_bf16_is_verified_without_its_kernels(
     assert manifest.model.random_weights
     assert manifest.parity is not None
     assert manifest.parity.pixel_agreement is None
+
+
+def test_a_graph_that_tensorrt_does_not_document_is_no_artifact(
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leave(_self: Uint8EdgesPass, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, modified=False)
+
+    monkeypatch.setattr(Uint8EdgesPass, "call", leave)
+    out = tmp_path / "artifact"
+    options = ("--checkpoint", checkpoint, "--fp32", "--batch", "1:1:2", "--out", out)
+    assert re.search(
+        r"node '.*Shape' \(Shape\): reads uint8 'image', which may feed a Cast alone \(and 1 more",
+        _error(capsys, *options, *TINY),
+    )
+    assert not out.exists()
 
 
 def test_failed_parity_leaves_the_earlier_artifact(
