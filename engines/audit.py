@@ -58,9 +58,9 @@ class Audit:
     obtained. `traffic_mb` is None where a dynamic batch leaves sizes open. `fused_tail` says that
     the plugin's one kernel stands for the tail. `float_sums` counts the fused attentions that sum
     in FP32 as the plan says, None where it does not; `asked_float_sums` counts those that the graph
-    asks it of. `unaudited` says what of the engine the audit cannot vouch for, `is_opaque` that a
-    region of it is not listed at all. `budget` compares it with the stored figures of such builds,
-    for which `engines.audit_budget` asks; no audit sets it by itself.
+    asks it of, `unfused_float_sums` those of the unfused ones. `unaudited` says what of the engine
+    the audit cannot vouch for, `is_opaque` that a region of it is not listed at all. `budget`
+    compares it with the stored figures of such builds (`engines.audit_budget`); no audit sets it.
     """
 
     kernels: int
@@ -78,6 +78,7 @@ class Audit:
     fused_tail: bool = False
     float_sums: int | None = None
     asked_float_sums: int = 0
+    unfused_float_sums: int = 0
     unaudited: tuple[str, ...] = ()
     is_opaque: bool = False
     budget: str = ""
@@ -188,6 +189,7 @@ def audit_kernels(
         fused_tail=fused_tail,
         float_sums=None if plan is None else _count_float_sums(plan, len(fused)),
         asked_float_sums=len(graph.float_sums.intersection(fused)),
+        unfused_float_sums=len(graph.float_sums.intersection(unfused)),
         unaudited=tuple(
             opaque
             or [
@@ -232,8 +234,8 @@ def check_audit(
     if audit.unfused and asked in _FUSING and not allow_unfused:
         raise AuditError(
             f"{len(audit.unfused)} of {audit.attentions} attentions did not fuse in {precision}: "
-            f"{shorten(audit.unfused)}; {_unfused_hint(asked)}, or accept the slower engine with "
-            "--allow-unfused"
+            f"{shorten(audit.unfused)}; {_unfused_hint(audit, asked)}, or accept the slower "
+            "engine with --allow-unfused"
         )
     if audit.float_sums is not None and audit.float_sums < audit.asked_float_sums:
         raise AuditError(
@@ -268,10 +270,17 @@ def _check_datatypes(audit: Audit, precision: str, asked: str) -> None:
         )
 
 
-def _unfused_hint(asked: str) -> str:
-    # Seen with TensorRT-RTX 1.7: an attention that is itself in FP8 fuses in these sizes only.
-    sizes = " and, with --quantise-attention, for fewer than 32 tokens or heads wider than 256"
-    return f"look for a second reader of their logits{sizes if asked == 'FP8' else ''}"
+def _unfused_hint(audit: Audit, asked: str) -> str:
+    hint = "look for a second reader of their logits, or an operator before their values"
+    if asked == "FP8":
+        # Seen with TensorRT-RTX 1.7: an attention that is itself in FP8 fuses in these sizes only.
+        hint += " and, with --quantise-attention, for fewer than 32 tokens or heads wider than 256"
+    if audit.unfused_float_sums:
+        hint += (
+            "; a compiler that does not fuse attention whose sums are asked in FP32 may do so with "
+            "--attention fp16-sums"
+        )
+    return hint
 
 
 def _find_fused(kernels: list[Kernel], graph: Graph) -> dict[str, str]:

@@ -199,3 +199,15 @@ def test_an_audit_is_made_of_an_engines_files_alone(segmenter: Writer) -> None:
     assert audit_layers(document, read_graph(path), engine.plan) == audit_engine(engine, path)
     with pytest.raises(ValueError, match="expected a list 'Layers', got none"):
         audit_layers({}, read_graph(path))
+
+
+def test_an_attention_that_does_not_fuse_with_wide_sums_is_told_of_narrow_ones(
+    segmenter: Writer,
+) -> None:
+    path = segmenter(float_sums=True, between="Relu")
+    with pytest.raises(AuditError, match=r"3 of 3 attentions did not fuse.*--attention fp16-sums"):
+        check_audit(audit_engine(build(path), path), "fp16")
+    plain = segmenter(between="Relu")
+    with pytest.raises(AuditError) as e:
+        check_audit(audit_engine(build(plain), plain), "fp16")
+    assert "fp16-sums" not in str(e.value)
