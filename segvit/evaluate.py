@@ -88,6 +88,7 @@ class EvaluatedModel:
     stride: tuple[int, int]
     fill: tuple[float, float, float]
     drops_background: bool = False
+    added_sha256: str | None = None  # of the list of engines that an artifact gained, if it did
 
     @contextmanager
     def open(self, device: str, threads: int | None) -> Iterator[Predict]:
@@ -140,7 +141,8 @@ def _describe_model(arguments: argparse.Namespace) -> EvaluatedModel:
 
 def _describe_artifact(folder: Path, target: str, digest: str | None) -> EvaluatedModel:
     """Return what the manifest says; windows are as large as the engine's input."""
-    from export.manifest import Manifest
+    from export.engine_list import ENGINES_NAME
+    from export.manifest import Manifest, hash_file
 
     manifest = Manifest.read(folder, digest)
     assert manifest.digest is not None
@@ -161,6 +163,7 @@ def _describe_artifact(folder: Path, target: str, digest: str | None) -> Evaluat
         folder, target, manifest.digest, len(manifest.classes),
         model.short_side or model.crop,
         (height, width), (stride[0], stride[1]), model.mean,
+        added_sha256=hash_file(folder / ENGINES_NAME) if manifest.added else None,
     )  # fmt: skip
 
 
@@ -232,6 +235,7 @@ def _identify(
                "reduce_zero_label", "skip_unreadable")  # fmt: skip
     return {
         "model": model.sha256,
+        "added engines": model.added_sha256,
         **{option.replace("_", "-"): getattr(arguments, option) for option in options},
         "images": len(data),
         "image names' hash": hashlib.sha256(names.encode()).hexdigest(),

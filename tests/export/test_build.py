@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from engines.runtime import open_runtime
+from engines.stored_audit import read_audits
 from export.build import main
 from export.build_options import parse_arguments, public_arguments
 from export.manifest import Manifest
@@ -59,13 +60,16 @@ def test_artifact_is_complete_and_labels_are_the_reference(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "artifact"
-    code, printed, _ = _run(
+    code, printed, told = _run(
         capsys, "--checkpoint", checkpoint, "--fp32", *TINY, "--out", out, "--json",
         "--target", "trt-rtx", "--compute-capability", "SM89", "--allow-unfused",
     )  # fmt: skip
     assert code == 0
     manifest = Manifest.read(out)
-    assert json.loads(printed)["model"]["name"] == "tiny_cascade"
+    assert printed == (out / "manifest.json").read_text()
+    assert f"digest {manifest.digest}" in told.splitlines()
+    assert read_audits(out, manifest) == manifest
+    assert manifest.model.name == "tiny_cascade"
     assert {entry.target for entry in manifest.targets} == {"ort", "trt-rtx"}
     assert set(manifest.files) == {file.name for file in out.iterdir()} - {"manifest.json"}
     assert manifest.parity is not None
