@@ -37,13 +37,23 @@ class Gate:
 # all pixels are near-ties, so labels say nothing and only the scores' error counts: relative RMS,
 # about 1e-6 seen in FP32 and 1e-3 in FP16. INT8 has 7 bits below the largest value and FP8 carries
 # 4 bits, on the encoder's linears alone: 1.3e-2 and 4.1e-2 seen on ViT-B.
+#
+# A rare class is nearly all border and changes more than all pixels do: the worst of the shipped
+# models' on 64 tiles keeps, at the lower end of its interval, 0.998 of its pixels in FP16, 0.989 in
+# INT8 and 0.952 in FP8, and its IoU with PyTorch's labels ends at 0.997, 0.980 and 0.930. Gates
+# leave room for as much again, and for twice as much in INT8 and FP8, whose ranges are a sample. An
+# IoU counts what a class loses and what it gains; against ground truth much of both cancels.
 GATES = {
     "fp32": Gate(0.9999, 0.0005, 1e-5, class_recall=0.99, class_iou=0.98, class_iou_drop=0.005),
     "fp16": Gate(0.999, 0.001, 2e-3, class_recall=0.98, class_iou=0.96, class_iou_drop=0.01),
     "bf16": Gate(0.992, 0.008, 1.6e-2, class_recall=0.93, class_iou=0.87, class_iou_drop=0.03),
-    "int8": Gate(0.985, 0.005, 5e-2, class_recall=0.9, class_iou=0.8, class_iou_drop=0.03),
-    "fp8": Gate(0.985, 0.005, 5e-2, class_recall=0.9, class_iou=0.8, class_iou_drop=0.03),
+    "int8": Gate(0.985, 0.005, 5e-2, class_recall=0.9, class_iou=0.85, class_iou_drop=0.03),
+    "fp8": Gate(0.985, 0.005, 5e-2, class_recall=0.9, class_iou=0.85, class_iou_drop=0.03),
 }
+# A class that too few images hold for an interval may lose so many times as much in one of them,
+# and less in several, as the spread of a mean falls: of 954 classes of 30 pixels or more in one
+# tile, FP8 kept 0.64 of the worst and INT8 0.86; no more than this share in any case.
+_ONE_IMAGE, _MOST_OF_FEW = 4, 0.6
 # What else to try; options of `export.build` that every build of the precision takes.
 _ADVICE = {
     "fp32": "please report this model",
@@ -76,16 +86,49 @@ def check_parity(
     gate = GATES[precision]
     if max_miou_drop_points is not None:
         gate = replace(gate, miou_drop=max_miou_drop_points / 100)
-    advice = advice or _ADVICE[precision]
+    failures = _find_failures(report, gate, random_weights)
+    if failures:
+        more = f" (and {len(failures) - 1} more gates)" if len(failures) > 1 else ""
+        advice = advice or _ADVICE[precision]
+        if not _find_failures(_strip_intervals(report), gate, random_weights):
+            advice = (
+                f"verify on more images (--num-images), which narrows the interval, or {advice}"
+            )
+        raise ParityError(f"{precision} {failures[0]}{more}; {advice}")
+
+
+def _find_failures(report: ParityReport, gate: Gate, random_weights: bool) -> list[str]:
+    """Return a sentence, without its subject, for every gate that is missed."""
     failures = [] if random_weights else [*_check_labels(report, gate),
                                           *find_class_failures(report.classes, gate)]  # fmt: skip
     if not isfinite(report.score_rms):
         failures.insert(0, _describe_scores(report, gate) + ": some scores are no finite numbers")
     elif not high_end(report.score_rms, report.score_rms_interval) <= gate.score_rms:
         failures.append(_describe_scores(report, gate))
-    if failures:
-        more = f" (and {len(failures) - 1} more gates)" if len(failures) > 1 else ""
-        raise ParityError(f"{precision} {failures[0]}{more}; {advice}")
+    return failures
+
+
+def _strip_intervals(report: ParityReport) -> ParityReport:
+    """Return a report as if its figures were exact."""
+
+    def pin(value: float | None) -> Interval | None:
+        return None if value is None else (value, value)
+
+    return replace(
+        report,
+        pixel_agreement_interval=None,
+        miou_drop_interval=None,
+        score_rms_interval=None,
+        classes=tuple(
+            replace(
+                entry,
+                recall_interval=entry.recall_interval and pin(entry.recall),
+                iou_interval=entry.iou_interval and pin(entry.iou),
+                iou_drop_interval=entry.iou_drop_interval and pin(entry.iou_drop),
+            )
+            for entry in report.classes
+        ),
+    )
 
 
 def find_class_failures(classes: Sequence[ClassParity], gate: Gate) -> Iterator[str]:
@@ -98,24 +141,22 @@ def find_class_failures(classes: Sequence[ClassParity], gate: Gate) -> Iterator[
 
 
 def _check_class(entry: ClassParity, gate: Gate) -> str | None:
-    where = f"class '{entry.name}' ({entry.pixels:,} pixels of {entry.images} images)"
+    where = f"class '{entry.name}' ({entry.pixels:,} pixels of {_count(entry.images)})"
     if entry.recall == 0:
         return f"loses {where} whole: no pixel of it is left"
-    # What n pixels that all keep their class cannot tell from none, by the rule of three.
-    slack = 3 / entry.pixels
-    least = min(gate.class_recall, 1 - slack)
+    least = 1 - _allow(1 - gate.class_recall, entry, entry.recall_interval)
     if not low_end(entry.recall, entry.recall_interval) >= least:
         return (
             f"keeps {entry.recall:.4f}{show_interval(entry.recall_interval)} of {where}, the gate "
             f"is {least:.4g}"
         )
-    least = min(gate.class_iou, 1 - 2 * slack)
+    least = 1 - _allow(1 - gate.class_iou, entry, entry.iou_interval)
     if not low_end(entry.iou, entry.iou_interval) >= least:
         return (
             f"changes {where}: IoU with PyTorch's labels {entry.iou:.4f}"
             f"{show_interval(entry.iou_interval)}, the gate is {least:.4g}"
         )
-    drop, most = entry.iou_drop, max(gate.class_iou_drop, 3 / max(entry.truth_pixels, 1))
+    drop, most = entry.iou_drop, _allow(gate.class_iou_drop, entry, entry.iou_drop_interval)
     if drop is None or entry.truth_pixels < LEAST_PIXELS:
         return None
     if not high_end(drop, entry.iou_drop_interval) <= most:
@@ -124,6 +165,16 @@ def _check_class(entry: ClassParity, gate: Gate) -> str | None:
             f"is {most:.4g}"
         )
     return None
+
+
+def _allow(loss: float, entry: ClassParity, interval: Interval | None) -> float:
+    """Return the loss that a class may show, given what is allowed of many images and pixels.
+
+    Of n pixels that all keep their class, the rule of three cannot tell a loss of 3/n from none.
+    """
+    if interval is None:
+        loss = max(loss, min(_ONE_IMAGE * loss / max(entry.images, 1) ** 0.5, _MOST_OF_FEW))
+    return max(loss, 3 / entry.pixels)
 
 
 def _check_labels(report: ParityReport, gate: Gate) -> Iterator[str]:
@@ -149,6 +200,10 @@ def _describe_scores(report: ParityReport, gate: Gate) -> str:
         f"scores differ from PyTorch's by {report.score_rms:.2e}{interval} (relative RMS), the "
         f"gate is {gate.score_rms:.1e}"
     )
+
+
+def _count(images: int) -> str:
+    return f"{images} image{'' if images == 1 else 's'}"
 
 
 def show_interval(interval: Interval | None, style: str = ".4f") -> str:

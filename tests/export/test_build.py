@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from export.passes.uint8_edges import Uint8EdgesPass
 from segvit.checkpoint import save_checkpoint
 from segvit.cli import run_main
 from segvit.prediction import predict_scores
-from tests.tiny_models import GOLDEN, make_config, make_model
+from tests.tiny_models import GOLDEN, make_config, make_model, random_images
 
 TINY = ("--num-images", "4", "--target", "ort", "--allow-foreign-images")
 
@@ -187,6 +188,8 @@ def test_the_command_that_is_kept_asks_for_the_fused_tail_again() -> None:
         (("--size", "64x"), "expected HxW in pixels"),
         (("--batch", "4:2:1"), "expected 1 <= MIN <= OPT <= MAX, got '4:2:1'"),
         (("--tail-strips", "0"), "expected a whole number above 0"),
+        (("--masks", "masks"), "--masks: only with --images, whose ground truth they are"),
+        (("--images", "a", "--reduce-zero-label"), "--reduce-zero-label: only with --masks"),
         (("--fused-tail", "--output", "scores"), "--fused-tail: not with --output scores"),
         (("--fused-tail", "--mode", "slide", "--image-size", "9"), "not with --mode slide: it"),
         (("--fused-tail", "--resize-from", "9"), "--fused-tail: not with --resize-from: it"),
@@ -307,19 +310,52 @@ def test_a_read_only_folder(
 def test_images_of_the_user(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
-    import cv2
-
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(3):
-        noise = np.random.default_rng(index).integers(0, 256, (50, 80, 3))
-        cv2.imwrite(str(folder / f"{index}.png"), noise)
+    """The masks are PyTorch's own labels of two of three images, and then all of one class."""
+    for folder in ("images", "masks", "wrong"):
+        (tmp_path / folder).mkdir()
+    model = make_model(make_config())
+    for index, image in enumerate(random_images(3, 64, 64)):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.ascontiguousarray(image))
+        labels = predict_scores(model, image[None, ..., ::-1].copy()).argmax(axis=1)[0]
+        if index < 2:
+            cv2.imwrite(str(tmp_path / "masks" / f"{index}.png"), labels.astype(np.uint8))
     out = tmp_path / "artifact"
+    options = ("--checkpoint", checkpoint, "--images", tmp_path / "images", "--target", "ort")
     code, printed, _ = _run(
-        capsys, "--checkpoint", checkpoint, "--images", folder, "--out", out, "--target", "ort"
+        capsys, *options, "--masks", tmp_path / "masks", "--out", out, "--allow-foreign-images"
     )
     assert code == 0
     assert "3 images of" in printed
-    parity = Manifest.read(out).parity
+    assert f"2 with masks of '{tmp_path / 'masks'}'" in printed
+    assert "no intervals: they mean little below 8 images" in printed
+    assert "FOREIGN" not in printed
+    manifest = Manifest.read(out)
+    assert "there was nothing to allow" in manifest.warnings[0]
+    parity = manifest.parity
     assert parity is not None
-    assert (parity.images, parity.miou) == (3, None)
+    assert (parity.images, parity.images_with_masks, parity.independent_pixels) == (3, 2, 3 * 4096)
+    assert (parity.miou_reference, parity.miou) == (1.0, 1.0)
+    assert not parity.foreign_images
+    assert {entry.name for entry in parity.classes} | set(parity.unexercised_classes) == set(
+        make_config().class_names
+    )
+    cv2.imwrite(str(tmp_path / "wrong" / "9.png"), labels.astype(np.uint8))
+    error = _error(capsys, *options, "--masks", tmp_path / "wrong", "--out", tmp_path / "none")
+    assert "expected names of images in" in error
+
+
+def test_foreign_images_are_refused_or_said_last(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "artifact"
+    error = _error(capsys, "--checkpoint", checkpoint, *TINY[:-1], "--out", out)
+    assert "model 'tiny_cascade' would be verified on satellite tiles" in error
+    code, printed, _ = _run(capsys, "--checkpoint", checkpoint, *TINY, "--out", out)
+    assert code == 0
+    assert printed.splitlines()[-1].startswith("FOREIGN IMAGES: model 'tiny_cascade' was verified")
+    manifest = Manifest.read(out)
+    assert manifest.parity is not None
+    assert manifest.parity.foreign_images
+    assert "--allow-foreign-images" in manifest.command
+    assert any("was verified on satellite tiles" in warning for warning in manifest.warnings)
+    assert any("no ground truth" in warning for warning in manifest.warnings)
