@@ -26,6 +26,7 @@ from export.manifest_records import ModelInfo as ModelInfo
 from export.manifest_records import Parity as Parity
 from export.manifest_records import PartSummary as PartSummary
 from export.manifest_records import TensorSpec as TensorSpec
+from export.manifest_records import ValueRange as ValueRange
 from segvit.atomic import replace_folder, write_bytes
 
 SCHEMA = 1
@@ -41,8 +42,9 @@ class Manifest:
 
     `batch` is (smallest, typical, largest); `mode` is `whole`, or `slide` where windows are cut and
     stitched in the graph; `files` maps each file's name, relative to the folder, to its sha256.
-    `digest` is the sha256 of the file that it was read from, and `added` the engines that came
-    later, which stand among `targets` too; that file holds neither.
+    `ranges` has, of each kind of 16-bit values, the layer nearest to its datatype's end. `digest`
+    is the sha256 of the file that it was read from, and `added` the engines that came later, which
+    stand among `targets` too; that file holds neither.
     """
 
     version: str
@@ -59,6 +61,7 @@ class Manifest:
     targets: tuple[BuiltTarget, ...] = ()
     not_built: tuple[MissingTarget, ...] = ()
     parity: Parity | None = None
+    ranges: tuple[ValueRange, ...] = ()
     warnings: tuple[str, ...] = ()
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)

@@ -89,6 +89,23 @@ class MissingTarget:
 
 
 @dataclass(frozen=True)
+class WorstCase:
+    """How close the graph comes where an engine computes it less exactly than it is written.
+
+    Figures that random weights make meaningless, or that are not finite, are None.
+    """
+
+    name: str
+    images: int
+    pixel_agreement: float | None = None
+    miou_reference: float | None = None
+    miou: float | None = None
+    max_class_iou_drop: float | None = None
+    max_score_error: float | None = None
+    score_rms: float | None = None
+
+
+@dataclass(frozen=True)
 class Parity:
     """How close the exported graph comes to the reference on real images, as a manifest keeps it.
 
@@ -114,3 +131,18 @@ class Parity:
     ungated_classes: tuple[str, ...] = ()
     unexercised_classes: tuple[str, ...] = ()
     foreign_images: bool = False
+    worst_case: WorstCase | None = None
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """How large the values of one layer become on the verification images.
+
+    `headroom_bits` is how often they could double within `datatype`; None where all are zero.
+    """
+
+    kind: str
+    layer: str
+    largest: float
+    datatype: str
+    headroom_bits: float | None = None

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.cells import Cell, join_cells
+from export.check_session import open_session
 from export.passes import check_passes
+from export.passes.half_sums import HalfSumsPass
 from export.verify import Prediction
 from segvit.images import Size
 from segvit.memory import release_memory
@@ -34,6 +34,7 @@ class ScoreReader:
         num_classes: K.
         size: (h, w) where images are resized from another size, None where they are not.
         cells: of a graph that slides over one image, whose scores come cell by cell.
+        half_sums: sum attention in FP16 (see `HalfSumsPass`), as engines may.
     """
 
     def __init__(
@@ -42,26 +43,18 @@ class ScoreReader:
         num_classes: int,
         size: Size | None = None,
         cells: Sequence[Cell] = (),
+        half_sums: bool = False,
     ) -> None:
-        model = ir.load(onnx_path)
         self.num_classes, self.size, self.cells = num_classes, size, cells
-        self.gives_scores = model.graph.outputs[0].name == "scores"
-        for check_pass in check_passes():
-            check_pass(model)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # What one image needs goes back before the reference runs: an arena would keep it.
-        options.enable_cpu_mem_arena = False
-        # Q/DQ mean what they say: products in INT8 would saturate on CPUs without VNNI.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        providers = ["CPUExecutionProvider"]
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "scores.onnx"
-            # Beside the graph, so that no size limit of the format stands in the way.
-            ir.save(model, path, external_data="scores.data")
-            del model
-            release_memory()
-            self.session: Any = onnxruntime.InferenceSession(path, options, providers=providers)
+        self.gives_scores = self.sums_in_half = False
+
+        def rewrite(model: ir.Model) -> None:
+            self.gives_scores = model.graph.outputs[0].name == "scores"
+            for check_pass in check_passes(half_sums):
+                modified = check_pass(model).modified
+                self.sums_in_half |= modified and isinstance(check_pass, HalfSumsPass)
+
+        self.session: Any = open_session(onnx_path, rewrite)
 
     def __call__(self, images: NDArray[np.uint8]) -> Prediction:
         """Return labels `(n, H, W)` and float32 scores `(n, K, h, w)`."""

@@ -7,6 +7,7 @@ import re
 import onnx_ir as ir
 
 from export.passes.cast_precision import CastPrecisionPass
+from export.passes.half_sums import HalfSumsPass
 from export.passes.node_names import NodeNamesPass
 from export.passes.rounding_emulation import RoundingEmulationPass
 from export.passes.score_outputs import ScoreOutputsPass
@@ -51,6 +52,11 @@ def cast_beside_quantised(graph: ir.Graph) -> CastPrecisionPass:
     return CastPrecisionPass(ir.DataType.BFLOAT16, {exact: ir.DataType.FLOAT, **EXCEPTIONS["bf16"]})
 
 
-def check_passes() -> list[ir.passes.InPlacePass]:
-    """Return the passes from a copy of the shipped graph to one whose scores can be read here."""
-    return [ScoreOutputsPass(), RoundingEmulationPass()]
+def check_passes(half_sums: bool = False) -> list[ir.passes.InPlacePass]:
+    """Return the passes from a copy of the shipped graph to one whose scores can be read here.
+
+    Args:
+        half_sums: sum attention in FP16, as engines may do that are not told otherwise.
+    """
+    sums = [HalfSumsPass()] if half_sums else []
+    return [ScoreOutputsPass(), *sums, RoundingEmulationPass()]

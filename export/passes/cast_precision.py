@@ -97,13 +97,18 @@ class CastPrecisionPass(ir.passes.InPlacePass):
         if np.isfinite(array).all() and not np.isfinite(rounded.astype(np.float32)).all():
             raise ValueError(
                 f"initializer '{value.name}' reaches {np.abs(array).max():.3g}, beyond "
-                f"{dtype.name}'s range; build with --bf16 or --fp32"
+                f"{dtype.name}'s range; build with {self._suggest_wider(value)}"
             )
         name = f"{value.name}/{dtype.name}"
         tensor = ir.Tensor(rounded, dtype=dtype, name=name)
         copy = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
         self._graph.initializers.add(copy)
         return copy
+
+    def _suggest_wider(self, value: ir.Value) -> str:
+        is_in_head = str(value.name).startswith(("head.", "tail."))  # FP16 in --bf16 too
+        has_bf16 = self.dtype == ir.DataType.FLOAT16 and not is_in_head
+        return "--bf16 or --fp32" if has_bf16 else "--fp32"
 
     def _restore_output(self, output: ir.Value) -> ir.Value:
         name = output.name
