@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.boundaries import measure_boundary_distance
-from benchmarks.divergence import LayerDivergence, find_first, measure_divergence
+from benchmarks.divergence import measure_divergence
 from benchmarks.machine import describe_machine
 from benchmarks.parity_counts import ParityTally, count_classes
 from benchmarks.parity_images import FolderChoice, ParityImages, open_chosen, open_landcover
@@ -47,6 +47,7 @@ from benchmarks.parity_table import SCHEMA, format_report
 from benchmarks.result_files import describe_command, write_result
 from engines.runtime import Runtime, infer_all, open_runtime
 from engines.target import Target
+from export.layer_divergence import LayerDivergence, find_first
 from export.manifest import Manifest, verify_file
 from export.verify import GATES
 from segvit.cli import run_main

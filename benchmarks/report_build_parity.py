@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.report_artifact import Subject
-from benchmarks.report_tables import Table, figure, make_table
+from benchmarks.report_tables import Table, code, figure, make_table
 from export.manifest_records import Parity
 
 _CLASSES_SHOWN = 25
@@ -13,7 +13,8 @@ _CLASSES_SHOWN = 25
 
 def describe_build_parity(group: Sequence[Subject]) -> dict[str, list[Table] | list[str]]:
     """Return the tables, a table an artifact's classes among them, and notes."""
-    tables = [_table_parity(group), *map(_table_classes, group)]
+    tables = [_table_parity(group), _table_worst_case(group), *map(_table_classes, group),
+              *map(_table_ranges, group)]  # fmt: skip
     return {
         "tables": [table for table in tables if table],
         "notes": [note for subject in group for note in _list_notes(subject)],
@@ -43,6 +44,35 @@ def _table_parity(group: Sequence[Subject]) -> Table | None:
          "mIoU, PyTorch", "mIoU", "Drop", "Largest class drop", "Worst class",
          "Of its pixels kept", "Score error, RMS", "Largest score error"),
         rows,
+    )  # fmt: skip
+
+
+def _table_worst_case(group: Sequence[Subject]) -> Table | None:
+    cases = [(subject, subject.manifest.parity.worst_case) for subject in group
+             if subject.manifest.parity is not None]  # fmt: skip
+    return make_table(
+        "Against PyTorch where an engine sums attention in FP16, which no CPU shows: emulated",
+        ("Artifact", "Worst case", "Images", "Pixels equal", "mIoU, PyTorch", "mIoU",
+         "Score error, RMS"),
+        [
+            (subject.name, case.name, figure(case.images, "d"),
+             figure(case.pixel_agreement, ".5f"), figure(case.miou_reference, ".4f"),
+             figure(case.miou, ".4f"), figure(case.score_rms, ".1e"))
+            for subject, case in cases if case is not None
+        ],
+    )  # fmt: skip
+
+
+def _table_ranges(subject: Subject) -> Table | None:
+    return make_table(
+        f"Headroom of 16-bit values, the nearest layer of each kind: {subject.name}; bits are "
+        "doublings up to the datatype's largest value",
+        ("Kind", "Layer", "Largest magnitude", "Datatype", "Bits"),
+        [
+            (found.kind, code(found.layer), figure(found.largest, ".3g"), found.datatype,
+             figure(found.headroom_bits, ".1f"))
+            for found in subject.manifest.ranges
+        ],
     )  # fmt: skip
 
 

@@ -5,85 +5,35 @@ Nodes are found by name, and read by the first value that they give, if it is a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from engines.openvino_runtime import compile_model
 from engines.target import Target, cannot_run_reason
-from export.passes import check_passes
-
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-Floats = NDArray[np.floating[Any]]
+from export.layer_divergence import Floats, TappedGraph, WrittenGraph, list_taps
 
 
-class TappedGraph(Protocol):
-    """A graph that can be read inside."""
-
-    @property
-    def taps(self) -> Mapping[str, ir.Node]:
-        """Its nodes that give floats, in order, by name."""
-
-    def run(self, names: Sequence[str], images: NDArray[np.uint8]) -> dict[str, Floats]:
-        """Return what these nodes give for images `(B, H, W, 3)`, as far as it can be read."""
-
-    def close(self) -> None:
-        """Free what it holds."""
-
-
-def open_tapped(path: Path, target: Target, copy: Path) -> TappedGraph:
+def open_tapped(path: Path, target: Target) -> TappedGraph:
     """Return a graph that can be read inside.
 
     Args:
         path: the ONNX file.
         target: `ort` reads every node as it is written, the others what their compiler leaves.
-        copy: where `ort` may write a copy; it may be deleted afterwards.
 
     Raises:
         ValueError: if the target cannot run here, or not the graph.
     """
     if target == Target.ORT:
-        return _WrittenGraph(path, copy)
+        return WrittenGraph(path)
     if target == Target.OPENVINO:
         return _OpenVinoGraph(path)
     return _Engine(path, target)
-
-
-class _WrittenGraph:
-    """A copy on ONNX Runtime, its optimizations off; each 16-bit value is read as it is rounded."""
-
-    def __init__(self, path: Path, copy: Path) -> None:
-        model = ir.load(path)
-        outputs = model.graph.outputs
-        self.taps = _list_taps(model.graph)
-        values = [node.outputs[0] for node in self.taps.values()]
-        outputs.extend(value for value in values if value not in outputs)
-        places = [outputs.index(value) for value in values]
-        for check_pass in check_passes()[1:]:  # the first exposes scores alone
-            check_pass(model)
-        # The passes replace an output by its rounded value, in its place.
-        names = [str(outputs[place].name) for place in places]
-        self._names = dict(zip(self.taps, names, strict=True))
-        ir.save(model, copy, external_data=f"{copy.name}.data")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_cpu_mem_arena = False
-        providers = ["CPUExecutionProvider"]
-        self._session: Any = onnxruntime.InferenceSession(copy, options, providers=providers)
-
-    def run(self, names: Sequence[str], images: NDArray[np.uint8]) -> dict[str, Floats]:
-        outputs = self._session.run([self._names[name] for name in names], {"image": images})
-        return dict(zip(names, outputs, strict=True))
-
-    def close(self) -> None:
-        self._session = None
 
 
 class _OpenVinoGraph:
@@ -93,7 +43,7 @@ class _OpenVinoGraph:
         self._path = path
         self._names: tuple[str, ...] = ()
         self._compiled: Any = None
-        self.taps = _list_taps(ir.load(path).graph)
+        self.taps = list_taps(ir.load(path).graph)
 
     def run(self, names: Sequence[str], images: NDArray[np.uint8]) -> dict[str, Floats]:
         values = {name: str(self.taps[name].outputs[0].name) for name in names}
@@ -120,7 +70,7 @@ class _Engine:
         reason = cannot_run_reason(target)
         if reason is not None:
             raise ValueError(f"values of '{path}' on {target} cannot be read here: {reason}")
-        self.taps = _list_taps(ir.load(path).graph)
+        self.taps = list_taps(ir.load(path).graph)
         backend = import_backend(target)
         engine = backend.EngineFromNetwork(load_network(path, target))
         self._runner: Any = backend.TrtRunner(engine)
@@ -157,7 +107,3 @@ def load_network(path: Path, target: Target) -> Any:
     return import_backend(target).NetworkFromOnnxPath(
         str(path), strongly_typed=True, mark_unfused_tensors_as_debug_tensors=True
     )
-
-
-def _list_taps(nodes: Sequence[ir.Node] | ir.Graph) -> dict[str, ir.Node]:
-    return {str(n.name): n for n in nodes if n.name and n.outputs[0].dtype in _FLOATS}

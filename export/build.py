@@ -26,11 +26,11 @@ from engines.build_targets import (
 )
 from engines.target import Target, parse_targets
 from engines.trt_builder import BuildOptions
+from export.build_graph import trace_graph
 from export.build_options import parse_arguments, public_arguments
 from export.build_quantised import Quantisation, check_search, quantise_graph, remove_search
 from export.build_verification import verify_artifact
 from export.check_images import Masks, load_check_images
-from export.deploy import DeployModel
 from export.foreign_images import UNNEEDED, find_foreign_use
 from export.manifest import (
     Manifest,
@@ -41,8 +41,6 @@ from export.manifest import (
 )
 from export.passes import cast_beside_quantised, deploy_passes
 from export.passes.uint8_edges import Uint8EdgesPass
-from export.slide_model import SlideModel
-from export.trace import trace_model
 from export.trt_hygiene import check_hygiene
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
@@ -192,16 +190,7 @@ def _export(
 ) -> Manifest:
     """Fold, trace, rewrite and save the graph; return the manifest with its files."""
     started = time.perf_counter()
-    deploy = (
-        SlideModel(model, size, arguments.window_batch, arguments.resize_from)
-        if arguments.mode == "slide"
-        else DeployModel(
-            model, size, arguments.output, arguments.tail_strips, arguments.resize_from
-        )
-    )
-    batch = arguments.batch[2] if isinstance(manifest.input.shape[0], int) else None
-    graph = trace_model(deploy, arguments.resize_from or size, batch)
-    del deploy  # its weights, 1.4 GB in ViT-L, go once the passes have replaced them
+    graph = trace_graph(arguments, model, size)
     fired = []
     # ONNX Runtime calibrates, and computes no BF16.
     first = "fp32" if arguments.float_type == "bf16" else arguments.float_type

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.runtime import infer_all, open_runtime
+from export.build_divergence import locate_divergence
+from export.build_ranges import preflight_ranges
+from export.build_worst_case import try_worst_case
 from export.cells import list_cells
 from export.check_images import CheckImages
 from export.manifest import Manifest, hash_file
@@ -51,6 +55,7 @@ def verify_artifact(
     Raises:
         ParityError: if it fails its gates.
     """
+    manifest = preflight_ranges(arguments, check, manifest, path, say)
     model, folder = model.to(arguments.device), path.parent
     golden = check.images[: max(GOLDEN_IMAGES, arguments.batch[2])]
     wanted: list[Labels] = []
@@ -59,7 +64,8 @@ def verify_artifact(
     reference = Reference(model, size, slides)
     cells = list_cells(size, reference.crop, reference.stride) if slides else ()
     config = model.config
-    reader = ScoreReader(path, config.num_classes, size, cells)
+    open_reader = partial(ScoreReader, path, config.num_classes, size, cells)
+    reader = open_reader()
     report = compare(
         _keep_first(reference, len(golden), wanted),
         _keep_first(reader, len(golden), got),
@@ -75,18 +81,28 @@ def verify_artifact(
     random = arguments.random_weights
     for line in describe_report(report, check.source, random):
         say(line)
-    check_parity(
-        report, arguments.precision, random, arguments.max_miou_drop, suggest_fix(arguments)
-    )
+    try:
+        check_parity(
+            report, arguments.precision, random, arguments.max_miou_drop, suggest_fix(arguments)
+        )
+    except ParityError as error:
+        reader.close()
+        batch = golden[np.arange(arguments.batch[1]) % len(golden)]
+        where = locate_divergence(arguments, model, size, batch, path)
+        raise ParityError(f"{error}; {where}") from error
     labels, verified = (_join(kept, len(golden)) for kept in (wanted, got))
     manifest = _write_golden(golden, labels, manifest, folder)
-    reader.close()  # ahead of the runtimes' own copies of the weights
-    warnings = _check_runtime(arguments, manifest, folder, golden, verified, say, labels)
+    reader.close()  # ahead of another copy of the weights
+    worst, warnings = try_worst_case(arguments, reference, open_reader, check, config, say)
+    warnings += _check_runtime(arguments, manifest, folder, golden, verified, say, labels)
     if check.truth is None and not random:
         warnings += (NO_TRUTH,)
     return replace(
         manifest,
-        parity=record_report(report, check.source, random, check.is_foreign and not random),
+        parity=replace(
+            record_report(report, check.source, random, check.is_foreign and not random),
+            worst_case=worst,
+        ),
         warnings=manifest.warnings + warnings,
     )
 

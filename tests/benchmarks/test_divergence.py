@@ -9,11 +9,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from benchmarks.divergence import LayerDivergence, find_first, measure_divergence
+from benchmarks.divergence import measure_divergence
 from benchmarks.tapped_graphs import import_backend, load_network
 from calibration.outlier_migration import OutlierMigrationPass
 from engines import openvino_runtime
 from engines.target import Target, cannot_run_reason
+from export.layer_divergence import LayerDivergence, find_first
 from tests.engines.conftest import write_segmenter
 from tests.tiny_models import random_images
 
