@@ -152,6 +152,7 @@ def test_failed_parity_leaves_the_earlier_artifact(
     error = _error(capsys, "--checkpoint", GOLDEN / "base_s0.pth", "--fp16", "--out", out, *TINY)
     assert "fp16 labels agree with PyTorch's on 0.99" in error
     assert "the gate is 0.999" in error
+    assert "the layers that diverge most begin with '" in error
     assert (out / "manifest.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
