@@ -88,13 +88,15 @@ def check_parity(
         gate = replace(gate, miou_drop=max_miou_drop_points / 100)
     failures = _find_failures(report, gate, random_weights)
     if failures:
-        more = f" (and {len(failures) - 1} more gates)" if len(failures) > 1 else ""
+        shown, more = ", and ".join(failures[:2]), ""
+        if len(failures) > 2:
+            more = f" (and misses {len(failures) - 2} more gates)"
         advice = advice or _ADVICE[precision]
         if not _find_failures(_strip_intervals(report), gate, random_weights):
             advice = (
                 f"verify on more images (--num-images), which narrows the interval, or {advice}"
             )
-        raise ParityError(f"{precision} {failures[0]}{more}; {advice}")
+        raise ParityError(f"{precision} {shown}{more}; {advice}")
 
 
 def _find_failures(report: ParityReport, gate: Gate, random_weights: bool) -> list[str]:
