@@ -7,35 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.scheme import Granularity, LayerRule, Scheme
+from export.passes.attention import Attention, find_attention, skip_casts
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _ENCODER_SOFTMAX = re.compile(r"encoder/\d+/(.*/)?Softmax")
 # Nothing that a softmax gives is larger.
 _LARGEST_WEIGHT = 1.0
-
-
-class Attention(NamedTuple):
-    """The nodes of one attention: QK^T, its softmax, and the product with V."""
-
-    logits: ir.Node
-    softmax: ir.Node
-    context: ir.Node
-
-    @property
-    def operands(self) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Q, K and V as the products read them: split into heads and transposed."""
-        query, key, value = *self.logits.inputs, self.context.inputs[1]
-        assert query is not None
-        assert key is not None
-        assert value is not None
-        return query, key, value
 
 
 class QdqInsertionPass(ir.passes.InPlacePass):
@@ -129,7 +112,9 @@ class QdqInsertionPass(ir.passes.InPlacePass):
             (attention.context, 0, weights, _LARGEST_WEIGHT),
             (attention.context, 1, value, limit),
         ):
-            node.replace_input_with(index, self._quantise_activation(activation, largest, node))
+            reader, place = _first_reader(node, index)
+            quantised = self._quantise_activation(activation, largest, reader)
+            reader.replace_input_with(place, quantised)
 
     def _find_limit(self, activation: ir.Value, node: ir.Node) -> float:
         limit = self.limits.get(str(activation.name))
@@ -208,6 +193,16 @@ class QdqInsertionPass(ir.passes.InPlacePass):
         return output
 
 
+def _first_reader(node: ir.Node, index: int) -> tuple[ir.Node, int]:
+    """Return what reads the operand of a node before it is cast: the cast, or the node itself."""
+    value = node.inputs[index]
+    while value is not None and skip_casts(value) is not value:
+        cast = value.producer()
+        assert cast is not None
+        node, index, value = cast, 0, cast.inputs[0]
+    return node, index
+
+
 def list_products(graph: ir.Graph, scheme: Scheme) -> list[tuple[ir.Node, LayerRule]]:
     """Return the products that a scheme quantises and that are still float, in order."""
     found = []
@@ -226,17 +221,8 @@ def list_attentions(graph: ir.Graph, scheme: Scheme) -> list[Attention]:
     """
     if not scheme.attention:
         return []
-    found = []
-    for softmax in graph:
-        if softmax.op_type != "Softmax" or not _ENCODER_SOFTMAX.fullmatch(softmax.name or ""):
-            continue
-        logits = softmax.inputs[0].producer() if softmax.inputs[0] is not None else None
-        uses = tuple(softmax.outputs[0].uses())
-        if logits is None or logits.op_type != "MatMul" or len(logits.outputs[0].uses()) != 1:
-            continue
-        if len(uses) == 1 and uses[0].node.op_type == "MatMul" and uses[0].idx == 0:
-            found.append(Attention(logits, softmax, uses[0].node))
-    return found
+    encoder = (n for n in graph if _ENCODER_SOFTMAX.fullmatch(n.name or ""))
+    return [attention for node in encoder if (attention := find_attention(node))]
 
 
 def list_activations(graph: ir.Graph, scheme: Scheme) -> list[str]:

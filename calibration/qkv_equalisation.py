@@ -23,6 +23,7 @@ from calibration.rescaling import (
     scale_initializer,
 )
 from calibration.scheme import Scheme
+from export.passes.attention import find_attention, only_reader
 
 _TO_HEADS, _TO_KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
 
@@ -117,20 +118,14 @@ def _raise(largest: Magnitudes, common: float) -> Exponents:
 
 def _match(softmax: ir.Node) -> _Attention | None:
     """Return the attention around a softmax where only views lie in it."""
-    if softmax.op_type != "Softmax":
+    found = find_attention(softmax)
+    if found is None:
         return None
-    logits, context = _producer(softmax.inputs[0], "MatMul"), _only_user(softmax.outputs[0])
-    if logits is None or context is None or context.op_type != "MatMul":
-        return None
-    if context.inputs[0] is not softmax.outputs[0]:
-        return None
-    parts = [
-        _find_columns(logits.inputs[0], _TO_HEADS),
-        _find_columns(logits.inputs[1], _TO_KEYS),
-        _find_columns(context.inputs[1], _TO_HEADS),
-    ]
-    output = _find_output(context)
-    query, key, value = parts
+    query, key, value = (
+        _find_columns(operand, perm)
+        for operand, perm in zip(found.operands, (_TO_HEADS, _TO_KEYS, _TO_HEADS), strict=True)
+    )
+    output = _find_output(found.context)
     if query is None or key is None or value is None or output is None:
         return None
     channels = query.heads[0] * query.heads[1]
@@ -172,11 +167,11 @@ def _is_even(split: ir.Node, width: int) -> bool:
 
 def _find_output(context: ir.Node) -> ir.Node | None:
     """Return the only product that reads a context `(B, H, N, D)` as `(B, N, C)`."""
-    transpose = _only_user(context.outputs[0])
+    transpose = only_reader(context.outputs[0])
     if transpose is None or transpose.op_type != "Transpose" or _perm(transpose) != _TO_HEADS:
         return None
-    reshape = _only_user(transpose.outputs[0])
-    output = _only_user(reshape.outputs[0]) if reshape and reshape.op_type == "Reshape" else None
+    reshape = only_reader(transpose.outputs[0])
+    output = only_reader(reshape.outputs[0]) if reshape and reshape.op_type == "Reshape" else None
     if output is None or output.op_type != "MatMul" or reshape is None:
         return None
     weight = read_constant(output.inputs[1])
@@ -190,11 +185,6 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     if value is None or node is None or len(value.uses()) != 1 or value.is_graph_output():
         return None
     return node if node.op_type == op_type else None
-
-
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = [node for node, _ in value.uses()]
-    return None if len(users) != 1 or value.is_graph_output() else users[0]
 
 
 def _perm(transpose: ir.Node) -> list[int]:

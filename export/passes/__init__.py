@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, get_args
 
 import onnx_ir as ir
 
+from export.passes.attention_sums import AttentionSumsPass
 from export.passes.cast_precision import CastPrecisionPass
 from export.passes.half_sums import HalfSumsPass
 from export.passes.node_names import NodeNamesPass
 from export.passes.rounding_emulation import RoundingEmulationPass
 from export.passes.score_outputs import ScoreOutputsPass
 from export.passes.uint8_edges import Uint8EdgesPass
+
+AttentionForm = Literal["fp32-sums", "fp16-sums", "unfused"]
+ATTENTION_FORMS: tuple[AttentionForm, ...] = get_args(AttentionForm)
 
 _DEQUANTIZE = "DequantizeLinear"
 PRECISIONS = {"fp32": None, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -25,13 +30,27 @@ EXCEPTIONS = {
 }
 
 
-def deploy_passes(precision: str) -> list[ir.passes.InPlacePass]:
-    """Return the passes from a traced graph to the one that is shipped."""
+def deploy_passes(
+    precision: str, attention: AttentionForm = "fp32-sums"
+) -> list[ir.passes.InPlacePass]:
+    """Return the passes from a traced graph to the one that is shipped.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        attention: what 16-bit attentions ask for: sums in FP32; with `fp16-sums` nothing, so that
+            the compiler chooses; with `unfused` FP32 throughout.
+    """
     dtype = PRECISIONS[precision]
     names, edges = NodeNamesPass(), Uint8EdgesPass()
     if dtype is None:
         return [names, edges]
-    return [names, CastPrecisionPass(dtype, EXCEPTIONS.get(precision)), edges]
+    cast = CastPrecisionPass(dtype, EXCEPTIONS.get(precision))
+    return [names, cast, *attention_passes(attention), edges]
+
+
+def attention_passes(attention: AttentionForm) -> list[ir.passes.InPlacePass]:
+    """Return the passes that give the attentions of a cast graph their form."""
+    return [] if attention == "fp16-sums" else [AttentionSumsPass(attention == "fp32-sums")]
 
 
 def cast_beside_quantised(graph: ir.Graph) -> CastPrecisionPass:
