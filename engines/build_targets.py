@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnx import TensorProto
+
 from engines.audit import Audit, AuditError, audit_kernels, check_audit
 from engines.audit_budget import check_budget, describe_build, read_budgets
 from engines.devices import parse_device
 from engines.fused_tail import import_triton
 from engines.fused_tail_plugin import find_tail
-from engines.graph import read_graph
+from engines.graph import load_without_weights, read_graph
 from engines.kernels import layers_document
 from engines.known_wrong import (
     Combination,
@@ -37,6 +39,10 @@ from segvit.atomic import write_bytes
 _OLDEST_AMPERE = 80
 _OLDEST_FP8 = 89
 _EXCEEDS = "exceeds its budget"
+_NO_BF16 = (
+    "ONNX Runtime's CPU provider computes no BF16; build with --fp16 for it, or give --target "
+    "openvino or trt-rtx"
+)
 _EXPERIMENTAL = (
     "experimental: one Triton kernel in place of the tail (--fused-tail), as in no engine that was "
     "built or run before this version's release; compare its labels with --self-test"
@@ -101,6 +107,8 @@ def build_targets(
         check_fused_tail(targets)
         find_tail(onnx_path)
     missing = {target: missing_reason(target) for target in targets or PREFERENCE}
+    if missing.get(Target.ORT, "") is None and _holds_bf16(onnx_path):
+        missing[Target.ORT] = _NO_BF16
     not_built = [MissingTarget(target, reason) for target, reason in missing.items() if reason]
     if targets and not_built:
         first = not_built[0]
@@ -146,6 +154,16 @@ def build_targets(
         audits=audits,
         warnings=tuple(warnings),
     )
+
+
+def check_bf16(targets: Sequence[Target]) -> None:
+    """Accept the targets of a BF16 graph.
+
+    Raises:
+        ValueError: if one asked for by name computes no BF16.
+    """
+    if Target.ORT in targets:
+        raise ValueError(f"target '{Target.ORT}' cannot be built in BF16: {_NO_BF16}")
 
 
 def check_fused_tail(targets: Sequence[Target]) -> None:
@@ -255,6 +273,13 @@ def _number(name: str) -> int:
     if not digits.isdecimal():
         raise ValueError(f"compute capability '{name}': expected the form SM89")
     return int(digits)
+
+
+def _holds_bf16(onnx_path: Path) -> bool:
+    graph = load_without_weights(onnx_path).graph
+    typed = (*graph.input, *graph.value_info, *graph.output)
+    kinds = {value.type.tensor_type.elem_type for value in typed}
+    return TensorProto.BFLOAT16 in kinds
 
 
 def _check_loads(onnx_path: Path, target: Target) -> BuiltTarget:

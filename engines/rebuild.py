@@ -126,7 +126,7 @@ def add_engines(
             options,
             manifest.precision,
             staged,
-            allow_unfused=allow_unfused,
+            allow_unfused=allow_unfused or manifest.attention == "unfused",
             progress=progress,
             report=report,
             taken=taken,

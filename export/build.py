@@ -21,6 +21,7 @@ from calibration.scheme import SCHEMES, find_scheme
 from engines.build_targets import (
     TargetBuilds,
     build_targets,
+    check_bf16,
     check_fused_tail,
     default_capabilities,
 )
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     say: Say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     targets = parse_targets(arguments.target or ["auto"])
+    if arguments.precision == "bf16":
+        check_bf16(targets)
     if arguments.fused_tail:
         check_fused_tail(targets)
     model = _load_model(arguments, say)
@@ -168,6 +171,7 @@ def _describe(arguments: argparse.Namespace, model: SegViT, size: Size) -> Manif
             std=config.std,
         ),
         precision=arguments.precision,
+        attention=arguments.attention,
         input=TensorSpec("image", "uint8", (batch, *size, 3)),
         outputs=(output,),
         classes=config.class_names,
@@ -194,7 +198,7 @@ def _export(
     fired = []
     # ONNX Runtime calibrates, and computes no BF16.
     first = "fp32" if arguments.float_type == "bf16" else arguments.float_type
-    for graph_pass in deploy_passes(first if wanted else arguments.precision):
+    for graph_pass in deploy_passes(first if wanted else arguments.precision, arguments.attention):
         if graph_pass(graph).modified:
             fired.append(type(graph_pass).__name__)
     release_memory()

@@ -11,6 +11,7 @@ from calibration.observers import Method
 from calibration.quantization import DEFAULT_METHOD
 from calibration.scheme import SCHEMES
 from engines.roofline import DEFAULT_GPU, GPUS
+from export.passes import ATTENTION_FORMS
 from segvit.cli import parse_size
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
@@ -48,6 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.reduce_zero_label and not arguments.masks:
         parser.error("--reduce-zero-label: only with --masks")
     _check_quantisation(parser, arguments)
+    _check_attention(parser, arguments)
     _check_mode(parser, arguments)
     _check_fused_tail(parser, arguments)
     return arguments
@@ -69,6 +71,7 @@ def public_arguments(arguments: argparse.Namespace) -> list[str]:
     options += ["--random-weights"] if arguments.random_weights else []
     options += ["--fused-tail"] if arguments.fused_tail else []
     options += ["--allow-foreign-images"] if arguments.allow_foreign_images else []
+    options += [f"--attention={arguments.attention}"] if arguments.attention else []
     options += ["--quantise-attention"] if arguments.quantise_attention else []
     if arguments.precision in SCHEMES:
         options += [f"--float-type={arguments.float_type}"]
@@ -165,6 +168,21 @@ def _check_quantisation(parser: argparse.ArgumentParser, arguments: argparse.Nam
     arguments.float_type = arguments.float_type or ("fp32" if on_cpu else "fp16")
 
 
+def _check_attention(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse a form of attention that the graph cannot have; choose one where none is given."""
+    floats = arguments.float_type if arguments.precision in SCHEMES else arguments.precision
+    # Graphs with these floats beside INT8 are for CPUs, which sum in FP32.
+    has_form = floats == "fp16" or arguments.precision == "bf16"
+    if arguments.attention and not has_form:
+        option = "--fp32" if arguments.precision == "fp32" else f"--float-type {floats}"
+        parser.error(f"--attention: not with {option}, whose attention is summed in FP32 anyway")
+    if arguments.attention == "unfused" and arguments.quantise_attention:
+        parser.error("--attention unfused: not with --quantise-attention, which needs fused ones")
+    if has_form:
+        arguments.attention = arguments.attention or ATTENTION_FORMS[0]
+        arguments.allow_unfused |= arguments.attention == "unfused"
+
+
 def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--calibration-images", type=Path, metavar="DIR",
@@ -240,6 +258,10 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window-batch", type=_positive, metavar="N",
                        help="windows at once, for less memory (default: all of an image)",
                        )  # fmt: skip
+    group.add_argument("--attention", choices=ATTENTION_FORMS, metavar="FORM",
+                       help="of 16-bit attention: fp32-sums asks for sums in FP32 (default); "
+                       "fp16-sums asks for nothing, and TensorRT-RTX sums in FP16; unfused is all "
+                       "in FP32 and slower, and implies --allow-unfused")  # fmt: skip
     group.add_argument("--output", choices=("labels", "scores"), default="labels")
     group.add_argument("--tail-strips", type=_positive, default=1, metavar="N",
                        help="cut the last stage's memory: compute it in N strips")  # fmt: skip

@@ -41,10 +41,11 @@ class Manifest:
     """All that a user of an artifact folder has to know; see the module's first lines.
 
     `batch` is (smallest, typical, largest); `mode` is `whole`, or `slide` where windows are cut and
-    stitched in the graph; `files` maps each file's name, relative to the folder, to its sha256.
-    `ranges` has, of each kind of 16-bit values, the layer nearest to its datatype's end. `digest`
-    is the sha256 of the file that it was read from, and `added` the engines that came later, which
-    stand among `targets` too; that file holds neither.
+    stitched in the graph; `attention` is what 16-bit attentions ask for, `fp32-sums`, `fp16-sums`
+    or `unfused`, and None where there are none; `files` maps each file's name, relative to the
+    folder, to its sha256. `ranges` has, of each kind of 16-bit values, the layer nearest to its
+    datatype's end. `digest` is the sha256 of the file that it was read from, and `added` the
+    engines that came later, which stand among `targets` too; that file holds neither.
     """
 
     version: str
@@ -57,6 +58,7 @@ class Manifest:
     schema: int = SCHEMA
     batch: tuple[int, int, int] = (1, 1, 1)
     mode: str = "whole"
+    attention: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     targets: tuple[BuiltTarget, ...] = ()
     not_built: tuple[MissingTarget, ...] = ()

@@ -31,26 +31,22 @@ EXCEPTIONS = {
 
 
 def deploy_passes(
-    precision: str, attention: AttentionForm = "fp32-sums"
+    precision: str, attention: AttentionForm | None = "fp32-sums"
 ) -> list[ir.passes.InPlacePass]:
     """Return the passes from a traced graph to the one that is shipped.
 
     Args:
         precision: one of `PRECISIONS`.
         attention: what 16-bit attentions ask for: sums in FP32; with `fp16-sums` nothing, so that
-            the compiler chooses; with `unfused` FP32 throughout.
+            the compiler chooses; with `unfused` FP32 throughout. FP32 graphs have no choice.
     """
     dtype = PRECISIONS[precision]
     names, edges = NodeNamesPass(), Uint8EdgesPass()
     if dtype is None:
         return [names, edges]
     cast = CastPrecisionPass(dtype, EXCEPTIONS.get(precision))
-    return [names, cast, *attention_passes(attention), edges]
-
-
-def attention_passes(attention: AttentionForm) -> list[ir.passes.InPlacePass]:
-    """Return the passes that give the attentions of a cast graph their form."""
-    return [] if attention == "fp16-sums" else [AttentionSumsPass(attention == "fp32-sums")]
+    sums = AttentionSumsPass(fused=attention != "unfused")
+    return [names, cast, *([] if attention == "fp16-sums" else [sums]), edges]
 
 
 def cast_beside_quantised(graph: ir.Graph) -> CastPrecisionPass:

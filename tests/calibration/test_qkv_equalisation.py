@@ -18,6 +18,7 @@ from calibration.rescaling import balance, floor_log2, room_above, room_below
 from calibration.rewriting import Rewrite
 from calibration.scheme import SCHEMES, LayerRule, Scheme
 from export.deploy import DeployModel
+from export.passes.attention_sums import AttentionSumsPass
 from export.passes.cast_precision import CastPrecisionPass
 from export.passes.node_names import NodeNamesPass
 from export.trace import trace_model
@@ -239,3 +240,14 @@ def test_room_is_used_up_once(magnitude: float) -> None:
         assert magnitude * 2.0 ** -below[0] >= 2.0**-9
     if above[0]:
         assert magnitude * 2.0 ** above[0] * 768 < 65504
+
+
+def test_casts_that_ask_for_fp32_sums_are_looked_through() -> None:
+    plain = traced_graph()
+    plant_columns(plain)
+    casts = _cast(plain).clone()
+    assert AttentionSumsPass()(casts).modified
+    assert _even(plain)
+    assert _even(casts)
+    for name in plain.graph.initializers:
+        np.testing.assert_array_equal(_array(casts, name), _array(plain, name))

@@ -182,9 +182,49 @@ def test_the_command_that_is_kept_asks_for_the_fused_tail_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "attention", "allows_unfused"),
+    [
+        (("--fp32",), None, False),
+        (("--fp16",), "fp32-sums", False),
+        (("--bf16", "--attention", "fp16-sums"), "fp16-sums", False),
+        (("--int8", "--attention", "unfused"), "unfused", True),
+        (("--int8", "--target", "ort"), None, False),
+    ],
+)
+def test_the_form_of_attention_is_chosen_and_kept(
+    given: tuple[str, ...], attention: str | None, allows_unfused: bool
+) -> None:
+    arguments = parse_arguments(given)
+    assert (arguments.attention, arguments.allow_unfused) == (attention, allows_unfused)
+    again = parse_arguments(public_arguments(arguments))
+    assert again.attention == attention
+
+
+@pytest.mark.trt_rtx
+def test_unfused_attention_needs_no_leave(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "artifact"
+    code, _, _ = _run(
+        capsys, "--checkpoint", checkpoint, "--fp16", "--attention", "unfused", "--out", out,
+        "--num-images", 1, "--random-weights", "--target", "trt-rtx", "--compute-capability",
+        "SM89",
+    )  # fmt: skip
+    assert code == 0
+    manifest = Manifest.read(out)
+    assert manifest.attention == "unfused"
+    audit = manifest.targets[0].audit
+    assert audit is not None
+    assert (audit.fused_attentions, set(audit.gemm_datatypes)) == (0, {"Half", "Float"})
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--fp16", "--bf16"), "not allowed with argument"),
+        (("--attention", "fp16-sums"), "--attention: not with --fp32, whose attention is summed"),
+        (("--int8", "--target", "ort", "--attention", "unfused"), "not with --float-type fp32"),
+        (("--fp8", "--quantise-attention", "--attention", "unfused"), "which needs fused ones"),
         (("--model", "vit_x"), "invalid choice: 'vit_x'"),
         (("--size", "64x"), "expected HxW in pixels"),
         (("--batch", "4:2:1"), "expected 1 <= MIN <= OPT <= MAX, got '4:2:1'"),
@@ -213,6 +253,7 @@ def test_usage_errors(
         (("--size", "250"), "no multiple of the patch size 16; try --size 256x256"),
         (("--target", "openvx"), "target 'openvx' is unknown; expected one of: trt, trt-rtx, ort"),
         (("--target", "trt"), "target 'trt' cannot be built here"),
+        (("--bf16", "--target", "ort"), "'ort' cannot be built in BF16: ONNX Runtime's CPU prov"),
         (("--fused-tail", "--target", "trt-rtx"), "--fused-tail: expected --target trt, which"),
         (("--fused-tail",), "alone takes the kernel, cannot be built here: tensorrt"),
         (("--tail-strips", "7"), "tail strips must cut 256 rows"),

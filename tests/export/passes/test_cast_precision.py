@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from export.passes import EXCEPTIONS
 from export.passes.cast_precision import CastPrecisionPass
 from export.passes.rounding_emulation import RoundingEmulationPass
 from tests.graphs import relative_rms, run_graph, traced_graph
@@ -92,9 +93,22 @@ def test_refuses_weights_beyond_the_range() -> None:
     array[0, 0] = 1e6
     value.const_value = ir.Tensor(array, name=value.name)
     with pytest.raises(
-        ValueError, match=r"'encoder.1.fc1.weight' reaches 1e\+06, beyond FLOAT16's"
+        ValueError,
+        match=r"'encoder.1.fc1.weight' reaches 1e\+06, beyond FLOAT16's range; .* --bf16 or --fp32",
     ):
         CastPrecisionPass(FP16)(model)
+
+
+@pytest.mark.parametrize(("dtype", "exceptions"), [(FP16, None), (BF16, EXCEPTIONS["bf16"])])
+def test_bf16_is_not_advised_where_it_does_not_help(
+    dtype: ir.DataType, exceptions: dict[str, ir.DataType] | None
+) -> None:
+    """The head is FP16 in a BF16 graph too."""
+    model = traced_graph()
+    value = next(v for v in model.graph.initializers.values() if "linear1.weight" in str(v.name))
+    value.const_value = ir.Tensor(value.const_value.numpy() + np.float32(1e6), name=value.name)
+    with pytest.raises(ValueError, match=r"beyond FLOAT16's range; build with --fp32$"):
+        CastPrecisionPass(dtype, exceptions)(model)
 
 
 def test_refuses_other_types() -> None:
