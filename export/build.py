@@ -62,11 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, audit and verify one artifact."""
     arguments = parse_arguments(argv)
     say: Say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
-    targets = parse_targets(arguments.target or ["auto"])
-    if arguments.precision == "bf16":
-        check_bf16(targets)
-    if arguments.fused_tail:
-        check_fused_tail(targets)
+    targets = _choose_targets(arguments)
     model = _load_model(arguments, say)
     config = model.config
     default_size = (config.image_size, config.image_size)
@@ -116,6 +112,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print((folder / "manifest.json").read_text(), end="")
     return 0
+
+
+def _choose_targets(arguments: argparse.Namespace) -> tuple[Target, ...]:
+    """Return the targets asked for, none for all; refuses those that cannot take the graph."""
+    targets = parse_targets(arguments.target or ["auto"])
+    if arguments.precision == "bf16":
+        check_bf16(targets)
+    if arguments.fused_tail:
+        check_fused_tail(targets)
+    return targets
 
 
 def _load_model(arguments: argparse.Namespace, say: Say) -> SegViT:
