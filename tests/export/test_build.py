@@ -181,25 +181,6 @@ def test_the_command_that_is_kept_asks_for_the_fused_tail_again() -> None:
     assert not parse_arguments(public_arguments(parse_arguments([]))).fused_tail
 
 
-@pytest.mark.parametrize(
-    ("given", "attention", "allows_unfused"),
-    [
-        (("--fp32",), None, False),
-        (("--fp16",), "fp32-sums", False),
-        (("--bf16", "--attention", "fp16-sums"), "fp16-sums", False),
-        (("--int8", "--attention", "unfused"), "unfused", True),
-        (("--int8", "--target", "ort"), None, False),
-    ],
-)
-def test_the_form_of_attention_is_chosen_and_kept(
-    given: tuple[str, ...], attention: str | None, allows_unfused: bool
-) -> None:
-    arguments = parse_arguments(given)
-    assert (arguments.attention, arguments.allow_unfused) == (attention, allows_unfused)
-    kept = [*public_arguments(arguments), "--target", *(arguments.target or ["auto"])]
-    assert parse_arguments(kept).attention == attention
-
-
 @pytest.mark.trt_rtx
 def test_unfused_attention_needs_no_leave(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
