@@ -118,6 +118,7 @@ def test_bf16_is_verified_without_its_kernels(
     assert audit is not None
     assert audit.fused_attentions == audit.attentions == 17
     assert set(audit.gemm_datatypes) == {"BFloat16", "Half"}
+    assert audit.budget.startswith("within 5% of the stored 129 kernels")
     assert manifest.model.random_weights
     assert manifest.parity is not None
     assert manifest.parity.pixel_agreement is None
