@@ -33,7 +33,9 @@ SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 REBUILD = "python -m export.build --out {folder} …"
 _HASH_CHUNK = 1 << 20
-_METADATA_FIELDS = ("version", "model", "precision", "classes", "palette")
+_METADATA_FIELDS = ("version", "model", "precision", "classes", "palette", "attention")
+# What files of earlier versions lack.
+_OPTIONAL_METADATA = frozenset({"attention"})
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,15 @@ class Manifest:
         Raises:
             ValueError: if the metadata is not what `metadata` gives.
         """
-        missing = [name for name in _METADATA_FIELDS if name not in metadata]
+        known = [name for name in _METADATA_FIELDS if name in metadata]
+        missing = [n for n in _METADATA_FIELDS if n not in {*known, *_OPTIONAL_METADATA}]
         if missing:
             raise ValueError(
                 f"the ONNX file's metadata lacks {', '.join(missing)}: it was not made by "
                 "python -m export.build, which writes them"
             )
         try:
-            values = {name: json.loads(metadata[name]) for name in _METADATA_FIELDS}
+            values = {name: json.loads(metadata[name]) for name in known}
         except json.JSONDecodeError as error:
             raise ValueError(f"the ONNX file's metadata is no JSON: {error}") from error
         described = {"input": asdict(input), "outputs": [asdict(output) for output in outputs]}

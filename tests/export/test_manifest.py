@@ -255,7 +255,12 @@ def test_two_targets_run_one_file(folder: Path) -> None:
 
 def test_metadata_describes_an_onnx_file(folder: Path) -> None:
     manifest = Manifest.read(folder)
+    manifest = replace(manifest, attention="unfused")
     described = Manifest.from_metadata(manifest.metadata(), manifest.input, manifest.outputs)
+    assert described.attention == "unfused"
+    earlier = {name: text for name, text in manifest.metadata().items() if name != "attention"}
+    described_earlier = Manifest.from_metadata(earlier, manifest.input, manifest.outputs)
+    assert described_earlier.attention is None
     assert described.model == manifest.model
     assert described.classes == manifest.classes
     assert described.palette == manifest.palette
