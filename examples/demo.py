@@ -108,10 +108,15 @@ def summarise() -> None:
         "mIoU PyTorch": f"{parity['miou_reference']:.4f}",
         "mIoU exported": f"{parity['miou']:.4f}",
         "largest drop of a class": f"{parity['max_class_iou_drop']:.4f}",
+        f"pixels kept, {parity['worst_class']}": f"{parity['worst_class_recall']:.4f}",
         "largest score difference": f"{parity['max_score_error']:.1e}",
     }
     for name, value in rows.items():
         print(f"  {name:26}{value:>9}")
+    worst = parity["worst_case"]
+    print(f"{worst['name']}, on {worst['images']} of the images")
+    print(f"  {'pixels equal to PyTorch':26}{worst['pixel_agreement']:>9.5f}")
+    print(f"  {'mIoU exported':26}{worst['miou']:>9.4f}")
     for target in manifest["targets"]:
         if audit := target["audit"]:
             datatypes = ", ".join(f"{n} {name}" for name, n in audit["gemm_datatypes"].items())
@@ -119,7 +124,8 @@ def summarise() -> None:
                 f"\naudit of {target['file']}: {audit['kernels']} kernels, "
                 f"{audit['fused_attentions']} of {audit['attentions']} attentions fused, GEMMs "
                 f"{datatypes}, {audit['traffic_mb']:.0f} MB moved, "
-                f"{audit['activation_mb']:.1f} MB of activations"
+                f"{audit['activation_mb']:.1f} MB of activations, attention sums in FP32: "
+                f"{audit['float_sums']}"
             )
     print("\np50 latency, one interleaved run")
     for name, figures in latency["latency"].items():
