@@ -6,6 +6,8 @@ no kernel), compiled with TensorRT-RTX and audited, as `export.build` would.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import gc
 import tempfile
@@ -36,7 +38,6 @@ from export.deploy import DeployModel
 from export.manifest import Manifest, ModelInfo, TensorSpec
 from export.passes import deploy_passes
 from export.trace import trace_model
-from segvit.cli import run_main
 from segvit.config import VARIANTS, SegViTConfig, find_variant
 from segvit.model import build_model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import tempfile
@@ -15,7 +17,6 @@ from benchmarks.build_run import run_build
 from benchmarks.machine import describe_machine
 from benchmarks.result_files import write_result
 from export.manifest import Manifest
-from segvit.cli import run_main
 from segvit.config import VARIANTS
 
 _EPILOG = """\

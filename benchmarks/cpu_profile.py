@@ -6,6 +6,8 @@ operations are counted from the graph, a multiply-add being two.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import time
@@ -25,7 +27,6 @@ from engines.runtime import verify_onnx
 from engines.self_test import read_golden
 from engines.target import Target
 from export.manifest import Manifest
-from segvit.cli import run_main
 
 SCHEMA = 1
 _EPILOG = """\

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import resource
@@ -24,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.machine import describe_machine
 from benchmarks.photos import write_photos
 from benchmarks.result_files import write_result
-from segvit.cli import parse_size, run_main
+from segvit.cli import parse_size
 from segvit.config import VARIANTS, find_variant
 from segvit.datasets.folder_evaluation import FolderEvaluation
 from segvit.images import Size

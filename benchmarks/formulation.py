@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import tempfile
@@ -22,7 +24,6 @@ from engines.trt_builder import BuildOptions, build_engine
 from export.deploy import DeployModel
 from export.passes import deploy_passes
 from export.trace import trace_model
-from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.model import build_model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import statistics
@@ -31,7 +33,6 @@ from engines.fused_tail import (
 from export.folded_head import CLASS_ALIGNMENT
 from export.tail import Tail
 from segvit.atomic import write_bytes
-from segvit.cli import run_main
 from segvit.config import VARIANTS, SegViTConfig, find_variant
 
 _CAPABILITIES = ("SM80", "SM89", "SM90", "SM120")

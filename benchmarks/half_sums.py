@@ -5,6 +5,8 @@ No runtime on a CPU sums in FP16, so the sums are written out (`export.passes.ha
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,6 @@ from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import ParityReport, compare
 from segvit.checkpoint import load_checkpoint
-from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.model import SegViT, build_model
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,6 @@ from engines.self_test import Golden, read_golden
 from engines.target import COMPILERS, Target
 from export.manifest import Manifest
 from export.verify import GATES
-from segvit.cli import run_main
 
 _METHOD = {
     "timed": "wall time of a call, images and labels in host memory; transfers included on a GPU",

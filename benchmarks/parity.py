@@ -21,6 +21,8 @@ bootstrap over images, None of fewer than two:
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import shlex
@@ -50,7 +52,6 @@ from engines.target import Target
 from export.layer_divergence import LayerDivergence, find_first
 from export.manifest import Manifest, verify_file
 from export.verify import GATES
-from segvit.cli import run_main
 from segvit.images import Labels
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import tempfile
@@ -24,7 +26,6 @@ from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import ParityReport, Prediction, compare
 from segvit.checkpoint import load_checkpoint
-from segvit.cli import run_main
 from segvit.prediction import predict_scores
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import subprocess
@@ -16,7 +18,6 @@ from tqdm import tqdm
 from benchmarks.machine import describe_machine
 from benchmarks.result_files import write_result
 from export.manifest import Manifest
-from segvit.cli import run_main
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
 

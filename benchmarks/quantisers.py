@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import describe_error, run_main
+
 import argparse
 import json
 import re
@@ -39,7 +41,6 @@ from export.score_reader import ScoreReader
 from export.trace import trace_model
 from export.verify import Prediction, compare
 from segvit.checkpoint import load_checkpoint
-from segvit.cli import describe_error, run_main
 from segvit.config import SegViTConfig
 from segvit.shipped import SHIPPED_MODELS, shipped_checkpoint
 

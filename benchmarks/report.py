@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import shlex
@@ -18,7 +20,6 @@ from benchmarks.report_artifact import Shown
 from benchmarks.report_data import Sources, gather
 from engines.roofline import DEFAULT_GPU, GPUS
 from segvit.atomic import write_bytes
-from segvit.cli import run_main
 
 REPORT_NAME = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"

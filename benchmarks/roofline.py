@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import tempfile
@@ -23,7 +25,6 @@ from benchmarks.flop_ledger import FlopLedger, make_ledger
 from benchmarks.latency_results import read_latency
 from benchmarks.result_files import write_result
 from engines.roofline import DEFAULT_GPU, GPUS
-from segvit.cli import run_main
 from segvit.config import VARIANTS
 
 # How far the account of operations may be from `segvit.info`.

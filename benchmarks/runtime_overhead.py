@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import statistics
@@ -25,7 +27,6 @@ from engines.runtime import Runtime
 from engines.self_test import read_golden
 from engines.target import Target
 from export.manifest import Manifest
-from segvit.cli import run_main
 from segvit.images import write_png
 
 BARE, INFER, INTO = "bare call", "infer", "infer into out"

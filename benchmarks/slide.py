@@ -7,6 +7,8 @@ its peak memory.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 from collections.abc import Callable, Sequence
@@ -26,7 +28,6 @@ from benchmarks.timing import time_interleaved
 from engines.runtime import infer_all, open_runtime
 from engines.target import Target
 from export.manifest import Manifest, verify_file
-from segvit.cli import run_main
 from segvit.inference import score_slide
 
 GRAPH, LOOP = "slide graph", "Python loop"

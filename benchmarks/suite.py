@@ -7,6 +7,8 @@ leaves one folder or file; `--resume` keeps what is there. Results are named
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import shlex
 import subprocess
@@ -19,7 +21,6 @@ from pathlib import Path
 
 from benchmarks.machine import name_device
 from engines.openvino_runtime import computes_bf16
-from segvit.cli import run_main
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
 

@@ -16,6 +16,8 @@ built row also has
 
 from __future__ import annotations
 
+from segvit_deploy import describe_error, run_main
+
 import argparse
 import json
 import tempfile
@@ -43,7 +45,7 @@ from engines.runtime import open_runtime
 from engines.self_test import read_golden
 from export.manifest import BuiltTarget, Manifest, read_verified, verify_file
 from export.verify import GATES
-from segvit.cli import describe_error, parse_size, run_main
+from segvit.cli import parse_size
 from segvit.config import VARIANTS
 from segvit.images import Size
 from segvit.shipped import SHIPPED_MODELS

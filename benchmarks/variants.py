@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 from collections.abc import Sequence
@@ -20,7 +22,6 @@ from engines.runtime import open_runtime
 from engines.self_test import read_golden
 from engines.target import Target
 from export.manifest import Manifest
-from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.macs import count_macs
 

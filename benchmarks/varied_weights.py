@@ -6,6 +6,8 @@ one label covers every image, and any two programs agree. Here comparing labels 
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 
 from segvit.atm import AtmAttention, DecoderLayer, Prediction
 from segvit.checkpoint import save_checkpoint
-from segvit.cli import run_main
 from segvit.config import VARIANTS, find_variant
 from segvit.model import SegViT, build_model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 from collections.abc import Sequence
@@ -25,7 +27,6 @@ from calibration.rewriting import REWRITES
 from calibration.scheme import SCHEMES
 from export.trt_hygiene import list_violations
 from segvit.atomic import replace_folder
-from segvit.cli import run_main
 
 MODEL_NAME = "model.onnx"
 _LARGE_BYTES = 2_000_000_000  # of weights, which then go beside the file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import csv
 import hashlib
@@ -33,7 +35,6 @@ from calibration.scheme import SCHEMES, Scheme
 from calibration.strip import draw_strip, format_error, place_errors
 from export.manifest_decode import decode
 from segvit.atomic import make_folder, write_bytes
-from segvit.cli import run_main
 from segvit.images import write_png
 
 RESULTS_NAME = "sensitivity.json"

@@ -6,6 +6,8 @@ digest, stay the same. A failure leaves it as it was.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import shutil
 import sys
@@ -21,7 +23,6 @@ from engines.graph import load_without_weights
 from engines.rebuild import ONNX_NAME, add_engines
 from engines.target import AUTO, Target, parse_targets
 from engines.trt_builder import BuildOptions
-from export.build_options import parse_batch
 from export.engine_list import ENGINES_NAME
 from export.manifest import (
     MANIFEST_NAME,
@@ -32,7 +33,7 @@ from export.manifest import (
 )
 from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
-from segvit.cli import run_main
+from segvit.cli import parse_batch
 
 _EXAMPLE = """example:
   python -m engines.build --artifact artifacts/vit_t_landcover-256x256-fp16 \\

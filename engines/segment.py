@@ -8,6 +8,8 @@ those that the artifact has of PyTorch, and fails below the gate of its precisio
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import sys
@@ -29,7 +31,6 @@ from engines.target import AUTO, Target
 from export.manifest import Manifest
 from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
-from segvit.cli import run_main
 from segvit.images import (
     Image,
     Labels,

@@ -1,10 +1,11 @@
 """One image in, its overlay out: `python examples/segment_image.py ARTIFACT IMAGE OVERLAY.png`."""
 
+from segvit_deploy import run_main
+
 import argparse
 from collections.abc import Sequence
 
 from engines.runtime import infer_all, open_runtime
-from segvit.cli import run_main
 from segvit.images import draw_overlay, read_image, resize_image, resize_labels, write_png
 
 

@@ -7,6 +7,8 @@ matter more, as with a camera that is faster than the engine.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import os
 import queue
@@ -28,7 +30,6 @@ from engines.runtime import Runtime, open_runtime
 from engines.target import AUTO, Target
 from export.manifest_file import digest_argument
 from segvit.atomic import make_folder
-from segvit.cli import run_main
 from segvit.images import Image, Labels, resize_image, resize_labels
 
 _EXAMPLE = """example:

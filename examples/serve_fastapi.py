@@ -4,6 +4,8 @@ Requests that come within a few milliseconds of each other share one call of the
 `--max-pending` requests at once the service answers 503 rather than let everyone wait.
 """
 
+from segvit_deploy import run_main
+
 import argparse
 import asyncio
 import os
@@ -27,7 +29,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engines.runtime import Runtime, open_runtime
 from engines.target import AUTO, Target
 from export.manifest_file import digest_argument
-from segvit.cli import run_main
 from segvit.images import (
     Image,
     Labels,

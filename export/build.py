@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import shlex
@@ -45,7 +47,6 @@ from export.passes.uint8_edges import Uint8EdgesPass
 from export.trt_hygiene import check_hygiene
 from segvit.atomic import write_bytes
 from segvit.checkpoint import load_checkpoint
-from segvit.cli import run_main
 from segvit.config import find_variant
 from segvit.memory import release_memory
 from segvit.model import SegViT, Size, build_model

@@ -12,7 +12,7 @@ from calibration.quantization import DEFAULT_METHOD
 from calibration.scheme import SCHEMES
 from engines.roofline import DEFAULT_GPU, GPUS
 from export.passes import ATTENTION_FORMS
-from segvit.cli import parse_size
+from segvit.cli import parse_batch, parse_size
 from segvit.config import VARIANTS
 from segvit.shipped import SHIPPED_MODELS
 
@@ -298,17 +298,6 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         help="TensorRT only, EXPERIMENTAL: the tail as one Triton kernel; no engine with it was "
         "ever built or run, see docs/fused-tail.md",
     )
-
-
-def parse_batch(text: str) -> tuple[int, int, int]:
-    """Return (min, opt, max) of `4` or `1:4:8`; an argparse type."""
-    parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected N or MIN:OPT:MAX, got '{text}'")
-    smallest, typical, largest = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
-    if not 1 <= smallest <= typical <= largest:
-        raise argparse.ArgumentTypeError(f"expected 1 <= MIN <= OPT <= MAX, got '{text}'")
-    return smallest, typical, largest
 
 
 def _parse_points(text: str) -> float:

@@ -5,6 +5,8 @@ An existing repository keeps its other models, and a model its other versions.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import re
@@ -23,7 +25,6 @@ from export.triton_config import (
     format_settings,
 )
 from segvit.atomic import replace_folder, write_bytes
-from segvit.cli import run_main
 
 _EXAMPLE = """example:
   python -m export.triton --artifact artifacts/mine --target ort --out models

@@ -6,6 +6,8 @@ imported only for a checkpoint.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import hashlib
 import json
@@ -21,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from segvit.atomic import write_bytes
-from segvit.cli import run_main
 from segvit.datasets.folder import FolderDataset, open_folder
 from segvit.datasets.folder_evaluation import FolderEvaluation
 from segvit.datasets.landcover_evaluation import LandCoverTiles, LandCoverWindows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 from collections.abc import Sequence
@@ -10,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from segvit.checkpoint import build_keys, load_checkpoint
-from segvit.cli import run_main
 from segvit.config import VARIANTS, SegViTConfig, find_variant
 from segvit.macs import count_macs
 from segvit.shipped import SHIPPED_MODELS

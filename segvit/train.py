@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import math
@@ -23,7 +25,6 @@ from tqdm import tqdm
 from segvit.atm import set_dropout
 from segvit.atomic import make_folder
 from segvit.checkpoint import load_checkpoint, save_checkpoint
-from segvit.cli import run_main
 from segvit.config import find_variant
 from segvit.datasets.folder import open_folder
 from segvit.datasets.named import open_dataset

@@ -6,6 +6,8 @@ already.
 
 from __future__ import annotations
 
+from segvit_deploy import run_main
+
 import argparse
 import json
 import os
@@ -14,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from segvit.cli import run_main
 from segvit.datasets.coco_stuff_conversion import prepare_coco_stuff10k
 from segvit.datasets.conversion import Prepared
 from segvit.datasets.pascal_context_conversion import prepare_pascal_context

@@ -63,7 +63,14 @@ def test_bugs_are_not_hidden() -> None:
             OSError(28, "No space left on device", "out"),
             "'out': No space left on device; free some",
         ),
-        (ModuleNotFoundError("No module named 'onnx'"), "install the extra that brings it"),
+        (
+            ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+            "onnx is not installed; install it with: pip install 'segvit-deploy[export]'",
+        ),
+        (
+            ModuleNotFoundError("No module named 'export.manifest'", name="export.manifest"),
+            "module 'export.manifest' is missing; the installation is damaged",
+        ),
         (MemoryError(), "MemoryError"),
     ],
 )
