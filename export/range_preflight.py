@@ -160,13 +160,19 @@ def _list_taps(graph: ir.Graph) -> list[_Tap]:
     for node in list(graph):
         for value in node.outputs:
             name = value.dtype.name if value.dtype is not None else ""
-            is_read = value in kinds or node.op_type not in _COPIES
+            is_read = value in kinds or not (node.op_type in _COPIES or _counts(node))
             if name in LIMITS and is_read and not _PADDED.search(str(node.name)):
                 kind = kinds.get(value) or _find_kind(_made_by(node))
                 taps.append(_Tap(value, str(node.name), kind, name))
         if node in attentions:
             taps.extend(_tap_sum(graph, attentions[node]))
     return taps
+
+
+def _counts(node: ir.Node) -> bool:
+    """Say whether a node makes floats of whole numbers: pixels, or labels on their way out."""
+    source = node.inputs[0].dtype if node.op_type == "Cast" and node.inputs[0] else None
+    return source is not None and source.is_integer()
 
 
 def _name_parts(attentions: Iterable[Attention]) -> Iterable[tuple[ir.Value, str]]:
@@ -177,10 +183,10 @@ def _name_parts(attentions: Iterable[Attention]) -> Iterable[tuple[ir.Value, str
         yield attention.value, "value"
         yield attention.logits.outputs[0], "attention logits"
         yield attention.context.outputs[0], "attention output"
-        for node in (attention.logits, attention.context):
+        for node, kind in ((attention.logits, "logits"), (attention.context, "output")):
             for user, _ in node.outputs[0].uses():
-                if user.op_type == "Cast":  # where its sum is kept in float32
-                    yield user.outputs[0], "attention logits"
+                if user.op_type == "Cast":  # where it is summed in float32
+                    yield user.outputs[0], f"attention {kind}"
 
 
 def _made_by(node: ir.Node) -> ir.Node:

@@ -124,12 +124,9 @@ class _SumWriter:
         return node.outputs
 
     def _constant(self, values: Sequence[int]) -> ir.Value:
-        name = f"{_PREFIX}{self._count()}"
-        tensor = ir.tensor(list(values), dtype=ir.DataType.INT64, name=name)
-        kind = ir.TensorType(ir.DataType.INT64)
-        value = ir.Value(name=name, shape=ir.Shape([len(values)]), type=kind, const_value=tensor)
-        self._graph.initializers.add(value)
-        return value
+        # A node, since a long initializer is saved beside the graph, where Split cannot look.
+        node = ir.node("Constant", [], {"value_ints": list(values)})
+        return self._insert(node, ir.DataType.INT64)[0]
 
     def _replace(self, node: ir.Node, result: ir.Value) -> None:
         """Make what reads a node's output read a float32 result, rounded if that was FP16."""
