@@ -43,7 +43,7 @@ def locate_divergence(
         release_memory()
         expected = WrittenGraph(reference)
         stack.callback(expected.close)
-        found = WrittenGraph(path)
+        found = WrittenGraph(path, half_sums=arguments.attention == "fp16-sums")
         stack.callback(found.close)
         is_quantized = arguments.precision in ("int8", "fp8")
         progress = not arguments.json

@@ -54,7 +54,7 @@ def preflight_ranges(
     if not ranges:
         return manifest
     say(f"range on {len(chosen)} of {check.source}: {describe_ranges(ranges)}")
-    warnings = check_ranges(ranges, arguments.precision)
+    warnings = check_ranges(ranges, arguments.precision, arguments.attention == "fp16-sums")
     target = path.parent / RANGES_NAME
     write_bytes(target, json.dumps([asdict(layer) for layer in ranges], indent=1).encode())
     return replace(

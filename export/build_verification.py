@@ -65,7 +65,9 @@ def verify_artifact(
     cells = list_cells(size, reference.crop, reference.stride) if slides else ()
     config = model.config
     open_reader = partial(ScoreReader, path, config.num_classes, size, cells)
-    reader = open_reader()
+    in_half = arguments.attention == "fp16-sums"
+    source = f"{check.source}, attention summed in FP16" if in_half else check.source
+    reader = open_reader(half_sums=in_half)
     report = compare(
         _keep_first(reference, len(golden), wanted),
         _keep_first(reader, len(golden), got),
@@ -79,7 +81,7 @@ def verify_artifact(
         independent_shares=check.independent_shares,
     )
     random = arguments.random_weights
-    for line in describe_report(report, check.source, random):
+    for line in describe_report(report, source, random):
         say(line)
     try:
         check_parity(
@@ -100,7 +102,7 @@ def verify_artifact(
     return replace(
         manifest,
         parity=replace(
-            record_report(report, check.source, random, check.is_foreign and not random),
+            record_report(report, source, random, check.is_foreign and not random),
             worst_case=worst,
         ),
         warnings=manifest.warnings + warnings,

@@ -31,13 +31,14 @@ def try_worst_case(
 ) -> tuple[WorstCase | None, tuple[str, ...]]:
     """Compare the graph, its attention summed in FP16, with PyTorch on some of the images.
 
-    Returns what the manifest keeps of it, None for a graph without FP16 attention, and warnings.
+    Returns what the manifest keeps of it, None for a graph without FP16 attention and for one whose
+    main comparison is this one, and warnings.
 
     Args:
         open_reader: of the graph; takes `half_sums`.
     """
-    if arguments.precision == "fp32":
-        return None, ()
+    if arguments.precision == "fp32" or arguments.attention == "fp16-sums":
+        return None, ()  # the latter is compared on all images
     reader = open_reader(half_sums=True)
     if not reader.sums_in_half:
         return None, ()

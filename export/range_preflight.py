@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 
 from export.check_session import open_session
 from export.manifest import ValueRange
-from export.passes.attentions import Attention, find_attentions, half_source, source_of
+from export.passes.attention import (
+    Attention,
+    find_attentions,
+    half_source,
+    is_half,
+    skip_casts,
+)
 from export.passes.widening import WideningPass
 from export.verify import ParityError
 
@@ -178,9 +184,7 @@ def _counts(node: ir.Node) -> bool:
 def _name_parts(attentions: Iterable[Attention]) -> Iterable[tuple[ir.Value, str]]:
     """Yield the values of attentions that have a kind of their own."""
     for attention in attentions:
-        yield attention.query, "query"
-        yield attention.key, "key"
-        yield attention.value, "value"
+        yield from zip(attention.operands, ("query", "key", "value"), strict=True)
         yield attention.logits.outputs[0], "attention logits"
         yield attention.context.outputs[0], "attention output"
         for node, kind in ((attention.logits, "logits"), (attention.context, "output")):
@@ -191,7 +195,7 @@ def _name_parts(attentions: Iterable[Attention]) -> Iterable[tuple[ir.Value, str
 
 def _made_by(node: ir.Node) -> ir.Node:
     """Return the node whose values a Cast stores, or the node itself."""
-    source = source_of(node.outputs[0]).producer()
+    source = skip_casts(node.outputs[0]).producer()
     return node if source is None else source
 
 
@@ -218,7 +222,7 @@ def _gives_masks(value: ir.Value | None) -> bool:
 def _tap_sum(graph: ir.Graph, attention: Attention) -> Iterable[_Tap]:
     """Yield what an attention's kernel sums in FP16 if it is not told otherwise."""
     value, name = half_source(attention.context.inputs[1]), str(attention.context.name)
-    if value is None:
+    if value is None or not is_half(attention):
         return  # kernels for other datatypes sum in FP32
     peak_axes = ir.Value(
         name=f"{name}/axes", const_value=ir.tensor([-1], name=f"{name}/axes"),

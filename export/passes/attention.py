@@ -44,6 +44,32 @@ def find_attention(softmax: ir.Node) -> Attention | None:
     return Attention(logits, softmax, context)
 
 
+def find_attentions(graph: ir.Graph) -> list[Attention]:
+    """Return the attentions of a graph, in its order."""
+    return [found for node in graph if (found := find_attention(node)) is not None]
+
+
+def is_half(attention: Attention) -> bool:
+    """Return whether a fused kernel may sum in FP16: all that it reads and its logits are FP16."""
+    logits, operands = attention.softmax.inputs[0], (*attention.logits.inputs,
+                                                     attention.context.inputs[1])  # fmt: skip
+    assert logits is not None
+    return logits.dtype == ir.DataType.FLOAT16 and all(map(half_source, operands))
+
+
+def half_source(value: ir.Value | None) -> ir.Value | None:
+    """Return the FP16 value that a MatMul reads, widened or not; None where it reads another."""
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type == "Cast":
+        source = producer.inputs[0]
+        if source is not None and source.dtype == ir.DataType.FLOAT16:
+            return half_source(source)
+    is_quantized = producer is not None and producer.op_type == "DequantizeLinear"
+    if value is None or value.dtype != ir.DataType.FLOAT16 or is_quantized:
+        return None
+    return value
+
+
 def skip_casts(value: ir.Value) -> ir.Value:
     """Return the value that casts between float types made this one of."""
     node = value.producer()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.passes.attentions import Attention, find_attentions, half_source
+from export.passes.attention import Attention, find_attentions, half_source, is_half
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # A tensor core adds 16 terms to its accumulator at once, in more digits than that holds. Longer
@@ -47,9 +47,8 @@ class HalfSumsPass(ir.passes.InPlacePass):
         writer = _SumWriter(model.graph, self.chunk)
         nodes = [n for n in model.graph if n.op_type == "MatMul" and not _is_written(n)]
         for attention in find_attentions(model.graph):
-            value = half_source(attention.context.inputs[1])
-            if value is not None:
-                writer.rewrite_attention(attention, value)
+            if is_half(attention):
+                writer.rewrite_attention(attention)
                 nodes.remove(attention.logits)
                 nodes.remove(attention.context)
         for node in nodes if self.all_gemms else ():
@@ -67,11 +66,13 @@ class _SumWriter:
         self._graph, self._chunk = graph, chunk
         self._place: ir.Node
 
-    def rewrite_attention(self, attention: Attention, value: ir.Value) -> None:
+    def rewrite_attention(self, attention: Attention) -> None:
         self._place = attention.context
-        query, key = map(half_source, attention.logits.inputs)
-        if query is None or key is None:
-            return
+        operands = (*attention.logits.inputs, attention.context.inputs[1])
+        query, key, value = map(half_source, operands)
+        assert query is not None
+        assert key is not None
+        assert value is not None
         logits = self._sum(query, key)
         axis = self._constant([-1])
         shifted = self._add("Sub", logits, self._add("ReduceMax", logits, axis))

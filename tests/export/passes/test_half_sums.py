@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.passes import deploy_passes
-from export.passes.attentions import find_attentions
+from export.passes.attention import find_attentions
 from export.passes.half_sums import HalfSumsPass, choose_chunk
 from export.passes.rounding_emulation import RoundingEmulationPass
 from tests.graphs import run_graph, traced_graph
@@ -109,6 +109,13 @@ def test_sums_take_at_most_sixteen_steps_of_at_least_sixteen_terms() -> None:
     assert [choose_chunk(terms) for terms in (7, 32, 256, 257, 1024, 1370)] == [
         16, 16, 16, 32, 64, 96,
     ]  # fmt: skip
+
+
+def test_unfused_attention_is_summed_in_float32() -> None:
+    model = traced_graph()
+    for graph_pass in deploy_passes("fp16", "unfused"):
+        graph_pass(model)
+    assert not HalfSumsPass()(model).modified
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
