@@ -158,10 +158,8 @@ def _make_artifact(
     make_folder(folder.parent)
     with stage_artifact(folder) as staged:
         onnx_path = staged / ONNX_NAME
-        files = {ONNX_NAME: source, **_external_files(source)}
-        for name, path in files.items():
-            shutil.copyfile(path, staged / name)
-        manifest = replace(manifest, files={name: hash_file(staged / name) for name in files})
+        names = _copy_onnx(source, staged)
+        manifest = replace(manifest, files={name: hash_file(staged / name) for name in names})
         builds = build_targets(
             onnx_path,
             _announce(manifest, arguments),
@@ -226,19 +224,33 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, str(dtype), shape)
 
 
-def _external_files(path: Path) -> dict[str, Path]:
-    """Return the files beside an ONNX file that hold its weights, by name."""
-    model = onnx.load(path, load_external_data=False)
-    names = {
-        entry.value
+def _copy_onnx(source: Path, folder: Path) -> list[str]:
+    """Copy an ONNX file and the files beside it that hold its weights; return their new names.
+
+    Weights are named after the graph: files of such names are verified whenever it is read.
+    """
+    model = onnx.load(source, load_external_data=False)
+    places = [
+        entry
         for tensor in model.graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"
-    }
+    ]
+    names = sorted({entry.value for entry in places})
     for name in names:
         if Path(name).name != name:
-            raise ValueError(f"'{path}': weights in '{name}', expected a file beside the model")
-    return {name: path.parent / name for name in sorted(names)}
+            raise ValueError(f"'{source}': weights in '{name}', expected a file beside the model")
+    beside = f"{ONNX_NAME}."
+    prefix = "" if all(name.startswith(beside) for name in names) else beside
+    if prefix:
+        for entry in places:
+            entry.value = prefix + entry.value
+        onnx.save(model, folder / ONNX_NAME)
+    else:
+        shutil.copyfile(source, folder / ONNX_NAME)
+    for name in names:
+        shutil.copyfile(source.parent / name, folder / f"{prefix}{name}")
+    return [ONNX_NAME, *(prefix + name for name in names)]
 
 
 if __name__ == "__main__":

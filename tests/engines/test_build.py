@@ -16,8 +16,9 @@ import onnx
 import pytest
 
 from engines.build import main
+from engines.runtime import open_runtime
 from engines.target import Target, missing_reason
-from export.manifest import Manifest, verify_file
+from export.manifest import Manifest, ManifestError, verify_file
 from segvit.cli import run_main
 
 pytest.importorskip("tensorrt_rtx", reason="builds with TensorRT-RTX")
@@ -175,7 +176,13 @@ def test_external_data_comes_along(artifact: Writer, tmp_path: Path) -> None:
     )  # fmt: skip
     out = tmp_path / "new"
     assert run("--onnx", source, "--out", out, "--target", "ort") == 0
-    assert set(Manifest.read(out).files) == {"model.onnx", "big.onnx.data"}
+    data = out / "model.onnx.big.onnx.data"
+    assert set(Manifest.read(out).files) == {"model.onnx", data.name}
+    open_runtime(out, "ort").close()
+    with data.open("r+b") as file:
+        file.write(b"\x01")
+    with pytest.raises(ManifestError, match=r"big\.onnx\.data' was changed after it was built"):
+        open_runtime(out, "ort")
 
 
 @pytest.mark.skipif(not LACKS_TRT, reason="this machine builds with TensorRT")
