@@ -180,21 +180,22 @@ def _compare_labels(counts: Counts) -> tuple[Floats, Floats]:
 def _compute_iou(counts: Counts, has_truth: bool) -> tuple[Floats, Floats]:
     """Return IoU of reference and candidate, `(…, K)` each; NaN where there is no such class.
 
-    Without truth, against the reference's own labels and over the classes that these hold: one
-    stray pixel of another would weigh as a class.
+    Without truth, against the reference's own labels. Over the classes that the truth or the
+    reference's labels hold: one stray pixel of another, gained or lost, would weigh as a class.
     """
     if not has_truth:
         present = counts[..., _REFERENCE, :] > 0
         _, iou = _compare_labels(counts)
         return np.where(present, 1.0, np.nan), np.where(present, iou, np.nan)
+    true = counts[..., _TRUE, :]
+    present = (true + counts[..., _REFERENCE_KNOWN, :]) > 0
     sides = ((_HITS_REFERENCE, _REFERENCE_KNOWN), (_HITS, _FOUND_KNOWN))
     with np.errstate(invalid="ignore"):
         before, after = (
-            counts[..., hits, :] / (counts[..., _TRUE, :] + counts[..., found, :]
-                                    - counts[..., hits, :])
+            counts[..., hits, :] / (true + counts[..., found, :] - counts[..., hits, :])
             for hits, found in sides
-        )  # fmt: skip
-    return before, after
+        )
+    return np.where(present, before, np.nan), np.where(present, np.nan_to_num(after), np.nan)
 
 
 def _average(iou: Floats) -> Floats:

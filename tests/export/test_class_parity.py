@@ -127,6 +127,21 @@ def test_a_drop_that_only_masks_show_is_refused() -> None:
         check_parity(ParityReport(9, 1.0, 0.0, 0.0, classes=classes), "int8", random_weights=False)
 
 
+@pytest.mark.parametrize("count", [1, 16])
+def test_a_stray_pixel_does_not_weigh_as_a_class(count: int) -> None:
+    """Of a fourth class, which the truth does not hold; gained or lost, it hides no drop."""
+    stray = LABELS.copy()
+    stray[0, 0, 0] = 3
+    gained = _compare(LABELS, stray, LABELS, count, 4)
+    assert gained.miou_reference == 1.0
+    assert gained.miou == pytest.approx((1 + 1 + 4999 / 5000) / 3)
+    found = np.where(LABELS == 1, 0, LABELS)
+    lost = _compare(stray, found, LABELS, count, 4)
+    assert lost.miou_reference == pytest.approx((1 + 1 + 4999 / 5000 + 0) / 4)
+    assert lost.miou == pytest.approx((4860 / 5000 + 0 + 1 + 0) / 4)
+    assert lost.max_class_iou_drop == 1.0
+
+
 def test_the_worse_end_of_an_interval_is_what_counts() -> None:
     """Two images of sixteen lose the class: on average a tenth of it, or half as much again."""
     scores = np.ones((1, 3, 1, 1), np.float32)
