@@ -126,6 +126,11 @@ class EngineList:
                     )
                 if name not in self.files and name not in listed:
                     raise ValueError(f"target '{built.target}' names '{name}', which files lacks")
+                if name not in self.files and built.target in _COMPILED:
+                    raise ValueError(
+                        f"target '{built.target}' names '{name}', which manifest.json lists: what "
+                        "that says of its own engines stays"
+                    )
                 used.add(name)
         unused = [name for name in self.files if name not in used]
         if unused:

@@ -33,6 +33,11 @@ void check_target(const BuiltTarget& built, const std::string& name, const Engin
                                 "can be added"));
     }
     if (!manifest.files.contains(name)) refuse_unlisted(built, name);
+    if (is_compiled(built)) {
+        throw FieldError(concat("target '", built.target, "' names '", name,
+                                "', which manifest.json lists: what that says of its own engines "
+                                "stays"));
+    }
 }
 
 EngineList decode(const Field& values, const Manifest& manifest) {

@@ -110,7 +110,9 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"files has 'golden.npz', which no target names",
                [](json& v) { v["files"]["golden.npz"] = kSomeHash; }},
         Damage{"target 'openvino' names 'trt-sm90.engine', which manifest.json lacks",
-               [](json& v) { v["targets"][1]["file"] = "trt-sm90.engine"; }}));
+               [](json& v) { v["targets"][1]["file"] = "trt-sm90.engine"; }},
+        Damage{"target 'trt' names 'model.onnx', which manifest.json lists: what that says",
+               [](json& v) { v["targets"][0]["file"] = "model.onnx"; }}));
 
 TEST(EngineList, OfAnotherSchemaIsRefused) {
     auto values = make_engines();

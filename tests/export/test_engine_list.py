@@ -112,6 +112,7 @@ def test_the_digest_is_that_of_the_manifest_alone(folder: Path, edit: Edit) -> N
         (lambda v: v["files"].update({"model.onnx": "a" * 64}), "'model.onnx', which manifest"),
         (lambda v: v["files"].update({"golden.npz": "a" * 64}), "'golden.npz', which no target"),
         (lambda v: v["targets"][1].update(file=ADDED[0]), "target 'ort' names 'trt-sm90.engine'"),
+        (lambda v: v["targets"][0].update(file="model.onnx"), "'trt' names 'model.onnx', which m"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_is_refused_with_the_fix(
