@@ -53,7 +53,10 @@ def preflight_ranges(
     release_memory()
     if not ranges:
         return manifest
-    say(f"range on {len(chosen)} of {check.source}: {describe_ranges(ranges)}")
+    say(
+        f"headroom on {len(chosen)} of {check.source}, in bits below overflow: "
+        f"{describe_ranges(ranges)}"
+    )
     warnings = check_ranges(ranges, arguments.precision, arguments.attention == "fp16-sums")
     target = path.parent / RANGES_NAME
     write_bytes(target, json.dumps([asdict(layer) for layer in ranges], indent=1).encode())

@@ -38,6 +38,7 @@ _OVERFLOWS = {"FLOAT16": 65520.0, "BFLOAT16": 2.0**128 * (1 - 2.0**-9)}
 ATTENTION_SUM = "attention sum"
 ATTENTION_BOUND = "attention sum, bound"
 _OTHER = "other"
+_KINDS_SHOWN = 6
 # These give the values that they take.
 _COPIES = frozenset({"Reshape", "Transpose", "Split", "Slice", "Concat", "Identity", "Expand",
                      "Gather", "Pad", "Squeeze", "Unsqueeze"})  # fmt: skip
@@ -103,10 +104,10 @@ def summarize_ranges(ranges: Sequence[ValueRange]) -> tuple[ValueRange, ...]:
 
 
 def describe_ranges(ranges: Sequence[ValueRange]) -> str:
-    """Return one line on the headroom of each kind and the layer that has least."""
+    """Return one line on the kinds of least headroom and the layer that has least."""
     kinds = summarize_ranges(ranges)
-    least = ", ".join(f"{found.kind} {_bits(found):.1f}" for found in kinds)
-    return f"bits of headroom: {least}; least in {kinds[0].layer}"
+    least = ", ".join(f"{found.kind} {_bits(found):.1f}" for found in kinds[:_KINDS_SHOWN])
+    return f"{least}, the other kinds more; least in {kinds[0].layer}"
 
 
 def check_ranges(

@@ -14,8 +14,9 @@ import pytest
 
 from examples.update_readme import BLOCKS, PAGES, PICTURE, insert_figures
 from segvit.config import LANDCOVER_CLASSES
+from segvit.datasets.landcover import LandCover
+from segvit.images import resize_labels
 from segvit.shipped import shipped_checkpoint
-from tests.tiny_models import random_images
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -40,11 +41,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: weights, photos, their masks and classes."""
     place = tmp_path_factory.mktemp("user")
     shutil.copyfile(shipped_checkpoint("vit_t_landcover"), place / "seg.safetensors")
-    for folder in ("photos", "masks"):
+    for folder in ("photos", "masks", "more-photos"):
         (place / folder).mkdir()
-    for name, image in zip(("andes", "b"), random_images(2, 200, 304), strict=True):
-        cv2.imwrite(str(place / "photos" / f"{name}.png"), np.ascontiguousarray(image))
-        cv2.imwrite(str(place / "masks" / f"{name}.png"), image[..., 0] // 43)
+    images, labels = LandCover().sample_images("test", 4, seed=0)
+    for index, name in enumerate(("andes", "b", "c", "d")):
+        image = cv2.resize(images[index], (304, 200))[..., ::-1]
+        if name in ("andes", "b"):
+            cv2.imwrite(str(place / "photos" / f"{name}.png"), image)
+            mask = resize_labels(labels[index], (200, 304))
+            cv2.imwrite(str(place / "masks" / f"{name}.png"), mask)
+        else:
+            cv2.imwrite(str(place / "more-photos" / f"{name}.png"), image)
     (place / "classes.txt").write_text("\n".join(name for name, _ in LANDCOVER_CLASSES))
     return place
 
