@@ -116,6 +116,7 @@ def summarise() -> None:
     worst = parity["worst_case"]
     print(f"{worst['name']}, on {worst['images']} of the images")
     print(f"  {'pixels equal to PyTorch':26}{worst['pixel_agreement']:>9.5f}")
+    print(f"  {'mIoU PyTorch':26}{worst['miou_reference']:>9.4f}")
     print(f"  {'mIoU exported':26}{worst['miou']:>9.4f}")
     for target in manifest["targets"]:
         if audit := target["audit"]:

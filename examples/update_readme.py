@@ -197,7 +197,7 @@ def render_audit() -> list[str]:
     audit, capabilities = entry["audit"], ", ".join(entry["compute_capabilities"])
     gemms = ", ".join(f"{count} {name}" for name, count in audit["gemm_datatypes"].items())
     lines = [
-        f"| {entry['target']} {entry['version']}, {capabilities} | kernels | MB moved |",
+        f"| {entry['target']} {entry['version']}, {capabilities} | kernels | memory traffic (MB) |",
         "|---|---|---|",
     ]
     for name, part in audit["parts"].items():
@@ -232,7 +232,10 @@ def render_latency() -> list[str]:
 
 def render_formulation() -> list[str]:
     """Return what each measured model compiles to."""
-    lines = ["| | kernels | attentions fused | MB moved | activations |", "|---|---|---|---|---|"]
+    lines = [
+        "| | kernels | attentions fused | memory traffic (MB) | activations |",
+        "|---|---|---|---|---|",
+    ]
     for path in sorted(RESULTS.glob("formulation_*.json")):
         result = json.loads(path.read_text())
         for name, audit in result["forms"].items():
@@ -247,7 +250,7 @@ def render_builds() -> list[str]:
     """Return what whole builds took and reached, and the same by part of the network."""
     result = read_result("builds")
     lines = [
-        "| build | wall | peak memory | engine | kernels | attentions fused | MB moved "
+        "| build | wall | peak memory | engine | kernels | attentions fused | memory traffic (MB) "
         "| activations | score error, relative RMS |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -264,7 +267,11 @@ def render_builds() -> list[str]:
         )
         lines.append(f"| {_name_build(build)} | {' | '.join(figures)} |")
     parts = list(dict.fromkeys(name for build in result["builds"] for name in build["parts"]))
-    lines += ["", f"| kernels / MB moved | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
+    lines += [
+        "",
+        f"| kernels / memory traffic (MB) | {' | '.join(parts)} |",
+        "|---" * (len(parts) + 1) + "|",
+    ]
     for build in result["builds"]:
         cells = [
             f"{build['parts'][name][0]} / {build['parts'][name][1]:,.1f}"

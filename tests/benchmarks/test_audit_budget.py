@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import audit_budget
 from engines.audit_budget import Budget, read_budgets, write_budgets
+from segvit.config import VARIANTS
 
 pytest.importorskip("tensorrt_rtx", reason="the table is of engines that TensorRT-RTX builds")
 pytestmark = pytest.mark.trt_rtx
@@ -47,9 +48,11 @@ def test_an_update_stores_and_growth_is_an_alarm(
     assert "ALARM: the engine is 65% above its stored budget" in capsys.readouterr().out
 
 
-def test_the_shipped_variants_and_vit_b_have_budgets() -> None:
+def test_published_and_shipped_variants_have_budgets() -> None:
     """In five precisions."""
-    for name in ("vit_b_ade20k", "vit_t_landcover", "vit_t_shrunk_landcover"):
+    names = [name for name in VARIANTS if not name.startswith("dino")]
+    assert len(names) == 9
+    for name in names:
         stored = [budget.split(", ") for budget in read_budgets() if budget.startswith(f"{name},")]
         precisions = {parts[3].split(" ")[0] for parts in stored if parts[-1] == "SM80"}
         assert precisions == {"fp32", "fp16", "bf16", "int8", "fp8"}, name
