@@ -17,6 +17,7 @@ from export.build_ranges import preflight_ranges
 from export.build_worst_case import try_worst_case
 from export.cells import list_cells
 from export.check_images import CheckImages
+from export.class_parity import LEAST_PIXELS
 from export.manifest import Manifest, hash_file
 from export.parity_text import NO_TRUTH, describe_report, record_report, suggest_fix
 from export.reference import Reference
@@ -96,7 +97,8 @@ def verify_artifact(
     manifest = _write_golden(golden, labels, manifest, folder)
     reader.close()  # ahead of another copy of the weights
     worst, warnings = try_worst_case(arguments, reference, open_reader, check, config, say)
-    warnings += _check_runtime(arguments, manifest, folder, golden, verified, say, labels)
+    shares = None if check.independent_shares is None else check.independent_shares[: len(golden)]
+    warnings += _check_runtime(arguments, manifest, folder, golden, verified, say, labels, shares)
     if check.truth is None and not random:
         warnings += (NO_TRUTH,)
     return replace(
@@ -145,6 +147,7 @@ def _check_runtime(
     verified: Labels,
     say: Say,
     reference: Labels | None = None,
+    shares: NDArray[np.floating] | None = None,
 ) -> tuple[str, ...]:
     """Run the artifact through every runtime that works here and compare its labels.
 
@@ -156,11 +159,13 @@ def _check_runtime(
         images: `(n, H, W, 3)`.
         verified: what the verified graph makes of them, `(n, H, W)`.
         reference: what PyTorch makes of them.
+        shares: of each image's pixels that are independent, None for all.
 
     Returns warnings for the targets that could not run.
 
     Raises:
-        ParityError: if one gives other labels; what random weights give are near-ties.
+        ParityError: if one gives other labels, or none of a class that has enough pixels for a
+            gate; what random weights give are near-ties.
     """
     warnings = []
     least = GATES[arguments.precision].pixel_agreement
@@ -184,4 +189,36 @@ def _check_runtime(
                 f"target '{target}' gives {text}, the gate is {least}; leave it out of --target, "
                 "and please report this machine"
             )
+        if not arguments.random_weights:
+            sources = [verified] if reference is None else [verified, reference]
+            _check_classes(target, got, sources, manifest.classes, shares)
     return tuple(warnings)
+
+
+def _check_classes(
+    target: str,
+    found: Labels,
+    sources: Sequence[Labels],
+    names: Sequence[str],
+    shares: NDArray[np.floating] | None,
+) -> None:
+    """Raise ParityError where a runtime loses a class whole, whichever labels it is held to."""
+    lost = [_find_lost_class(labels, found, names, shares) for labels in sources]
+    if all(lost):
+        raise ParityError(
+            f"target '{target}' loses class '{lost[0]}' whole: no pixel of it is left in "
+            f"{len(found)} images; leave it out of --target, and please report this machine"
+        )
+
+
+def _find_lost_class(
+    labels: Labels, found: Labels, names: Sequence[str], shares: NDArray[np.floating] | None
+) -> str | None:
+    """Return a class with pixels enough for a gate in `labels` of which `found` keeps none."""
+    weights = np.ones(len(labels)) if shares is None else shares
+    for index, name in enumerate(names):
+        holds = labels == index  # (n, H, W)
+        pixels = round(float(holds.sum(axis=(1, 2)) @ weights))
+        if pixels >= LEAST_PIXELS and not (found[holds] == index).any():
+            return name
+    return None

@@ -20,6 +20,7 @@ from engines.runtime import open_runtime
 from engines.target import Target, cannot_run_reason, installed_version, missing_reason
 from export.build import main
 from export.build_verification import _check_runtime
+from export.class_parity import LEAST_PIXELS
 from export.manifest import BuiltTarget, Manifest, ManifestError
 from export.verify import ParityError
 from segvit.shipped import shipped_checkpoint
@@ -146,6 +147,29 @@ def test_a_runtime_that_gives_other_labels_fails_the_build(
     monkeypatch.setattr(openvino_runtime.OpenVinoInstance, "run", other)
     with pytest.raises(ParityError, match=r"'openvino' gives 0\.00000 of the labels that were ver"):
         check()
+
+
+@pytest.mark.parametrize("pixels", [29, 57])
+def test_a_runtime_that_loses_a_class_whole_fails_the_build(
+    folder: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    """Of 1.4 % of the pixels, fewer than INT8's gate on all of them allows to change."""
+    manifest = Manifest.read(folder)
+    entries = tuple(entry for entry in manifest.targets if entry.target == "openvino")
+    arguments = argparse.Namespace(output="labels", precision="int8", random_weights=False)
+    verified = np.full((1, 64, 64), 2)
+    found = verified.astype(np.uint8)
+    verified.reshape(-1)[:pixels] = 5
+    monkeypatch.setattr(openvino_runtime.OpenVinoInstance, "run", lambda *_: found)
+    check = partial(_check_runtime, arguments, replace(manifest, targets=entries), folder,
+                    images[:1], verified, lambda _: None)  # fmt: skip
+    assert check(found.astype(np.int64)) == ()  # PyTorch does not find it either
+    if pixels < LEAST_PIXELS:
+        assert check() == ()
+        return
+    with pytest.raises(ParityError, match="'openvino' loses class 'barren' whole: no pixel of it"):
+        check()
+    assert check(shares=np.array([0.25])) == ()  # 14 pixels of an image enlarged twice
 
 
 @pytest.mark.parametrize("dtype", ["FLOAT", "FLOAT16", "BFLOAT16"])
