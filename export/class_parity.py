@@ -23,6 +23,8 @@ Counts = NDArray[Any]  # (…, 8, K), integers, or floats of resamples
 # gate allows; and so few pixels are one or two spots, whose near-ties turn together.
 # Source: If Nothing Goes Wrong, Is Everything All Right? (doi:10.1001/jama.1983.03330370053031).
 LEAST_PIXELS = 30
+# The largest share that a class of one or a few images may lose.
+MOST_OF_FEW = 0.6
 _REFERENCE, _FOUND, _BOTH = range(3)  # over all pixels
 _HITS_REFERENCE, _HITS, _TRUE, _REFERENCE_KNOWN, _FOUND_KNOWN = range(3, 8)  # where truth is known
 
@@ -101,6 +103,7 @@ class ParityTally:
             pixel_agreement_interval=find_interval(_agree(drawn)),
             score_rms_interval=find_interval(_relate(weights @ squares)),
             classes=self._describe_classes(counts, drawn),
+            invented_classes=self._find_invented(counts),
             unexercised_classes=tuple(
                 name for index, name in enumerate(self._names)
                 if not total[_REFERENCE, index] and not total[_TRUE, index]
@@ -125,6 +128,18 @@ class ParityTally:
         ids = labels.reshape(-1).astype(np.int64)
         # An id that is no class, which only a truth may hold, makes what was found there wrong.
         return np.bincount(ids[(ids >= 0) & (ids < size)], minlength=size)
+
+    def _find_invented(self, counts: Counts) -> dict[str, int]:
+        """Return the independent pixels of classes that the candidate alone finds."""
+        pixels = np.rint(np.tensordot(self._shares, counts, axes=1)).astype(int)  # (8, K)
+        reference, found, both = pixels[_REFERENCE], pixels[_FOUND], pixels[_BOTH]
+        # The reverse of a class that is lost, and as much of it is noise.
+        invented = (
+            (reference < LEAST_PIXELS)
+            & (found >= LEAST_PIXELS)
+            & (both < (1 - MOST_OF_FEW) * found)
+        )
+        return {name: int(found[k]) for k, name in enumerate(self._names) if invented[k]}
 
     def _describe_classes(self, counts: Counts, drawn: Counts) -> tuple[ClassParity, ...]:
         """Return the classes that the reference's labels or the truth hold."""

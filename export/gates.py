@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from export.bootstrap import FEWEST_IMAGES
-from export.class_parity import LEAST_PIXELS
+from export.class_parity import LEAST_PIXELS, MOST_OF_FEW
 from export.parity_record import ClassParity, Interval, ParityReport, high_end, low_end
 
 
@@ -52,8 +52,8 @@ GATES = {
 }
 # A class that too few images hold for an interval may lose so many times as much in one of them,
 # and less in several, as the spread of a mean falls: of 954 classes of 30 pixels or more in one
-# tile, FP8 kept 0.64 of the worst and INT8 0.86; no more than this share in any case.
-_ONE_IMAGE, _MOST_OF_FEW = 4, 0.6
+# tile, FP8 kept 0.64 of the worst and INT8 0.86; no more than `MOST_OF_FEW` in any case.
+_ONE_IMAGE = 4
 # What else to try; options of `export.build` that every build of the precision takes.
 _ADVICE = {
     "fp32": "please report this model",
@@ -102,7 +102,8 @@ def check_parity(
 def _find_failures(report: ParityReport, gate: Gate, random_weights: bool) -> list[str]:
     """Return a sentence, without its subject, for every gate that is missed."""
     failures = [] if random_weights else [*_check_labels(report, gate),
-                                          *find_class_failures(report.classes, gate)]  # fmt: skip
+                                          *find_class_failures(report.classes, gate),
+                                          *_find_inventions(report)]  # fmt: skip
     if not isfinite(report.score_rms):
         failures.insert(0, _describe_scores(report, gate) + ": some scores are no finite numbers")
     elif not high_end(report.score_rms, report.score_rms_interval) <= gate.score_rms:
@@ -142,6 +143,11 @@ def find_class_failures(classes: Sequence[ClassParity], gate: Gate) -> Iterator[
             yield failure
 
 
+def _find_inventions(report: ParityReport) -> Iterator[str]:
+    for name, pixels in report.invented_classes.items():
+        yield f"invents class '{name}': {pixels:,} pixels that PyTorch gives to other classes"
+
+
 def _check_class(entry: ClassParity, gate: Gate) -> str | None:
     where = f"class '{entry.name}' ({entry.pixels:,} pixels of {_count(entry.images)})"
     if entry.recall == 0:
@@ -175,7 +181,7 @@ def _allow(loss: float, entry: ClassParity, interval: Interval | None) -> float:
     Of n pixels that all keep their class, the rule of three cannot tell a loss of 3/n from none.
     """
     if interval is None:
-        loss = max(loss, min(_ONE_IMAGE * loss / max(entry.images, 1) ** 0.5, _MOST_OF_FEW))
+        loss = max(loss, min(_ONE_IMAGE * loss / max(entry.images, 1) ** 0.5, MOST_OF_FEW))
     return max(loss, 3 / entry.pixels)
 
 

@@ -49,7 +49,9 @@ class ParityReport:
     `score_rms` is the root mean square of the scores' difference over that of the reference's
     scores; `max_score_error` the largest difference. mIoU figures are fractions, and None without
     ground truth. `independent_pixels` is None where nobody knows how many there are;
-    `images_with_masks` counts the images that have ground truth.
+    `images_with_masks` counts the images that have ground truth. `invented_classes` maps the
+    classes that the reference hardly finds and the candidate does to the pixels that this gives
+    them.
     """
 
     images: int
@@ -67,6 +69,7 @@ class ParityReport:
     score_rms_interval: Interval | None = field(default=None, compare=False)
     classes: tuple[ClassParity, ...] = field(default=(), compare=False)
     unexercised_classes: tuple[str, ...] = field(default=(), compare=False)
+    invented_classes: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def worst_class(self) -> ClassParity | None:

@@ -127,6 +127,24 @@ def test_a_drop_that_only_masks_show_is_refused() -> None:
         check_parity(ParityReport(9, 1.0, 0.0, 0.0, classes=classes), "int8", random_weights=False)
 
 
+@pytest.mark.parametrize("precision", GATES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("count", [1, 16])
+def test_a_class_that_is_invented_is_refused(precision: str, masked: bool, count: int) -> None:
+    """The reverse of a class that vanishes: 1.4 % of the pixels, of a class that is nowhere."""
+    labels = np.where(LABELS == 1, 0, LABELS)
+    report = _compare(labels, LABELS, labels if masked else None, count)
+    message = rf"{precision} invents class 'class 1': {140 * count:,} pixels that PyTorch gives to"
+    with pytest.raises(ParityError, match=message):
+        # On its own, whatever the gates on all pixels say.
+        check_parity(
+            ParityReport(count, 1.0, 0.0, 0.0, invented_classes=report.invented_classes),
+            precision, False,
+        )  # fmt: skip
+    few = np.where(np.arange(LABELS.size).reshape(LABELS.shape) < LEAST_PIXELS - 1, 1, labels)
+    assert _compare(labels, few, None, 1).invented_classes == {}
+
+
 @pytest.mark.parametrize("count", [1, 16])
 def test_a_stray_pixel_does_not_weigh_as_a_class(count: int) -> None:
     """Of a fourth class, which the truth does not hold; gained or lost, it hides no drop."""
