@@ -14,6 +14,7 @@ NO_TRUTH = (
     "no ground truth: mIoU was not measured, and classes were gated against PyTorch's own labels; "
     "give --images and --masks"
 )
+_FLOAT_SUMS = "--attention fp32-sums"
 _NAMES_SHOWN = 5
 
 
@@ -107,8 +108,9 @@ def suggest_fix(arguments: argparse.Namespace) -> str | None:
     Args:
         arguments: of `export.build`, which decide what options it may take.
     """
+    in_half = arguments.attention == "fp16-sums"
     if arguments.precision not in ("int8", "fp8"):
-        return None
+        return f"sum attention in FP32 ({_FLOAT_SUMS}), or build with --fp32" if in_half else None
     tries = ["measure --ranges again on more images of the kind it will see"]
     if arguments.ranges is None:
         tries = ["calibrate on more images of the kind it will see (--calibration-images, "
@@ -117,6 +119,8 @@ def suggest_fix(arguments: argparse.Namespace) -> str | None:
         tries.append("allow the search less with --max-miou-drop")
     elif _can_search(arguments):
         tries.append("search a mixed precision with --max-miou-drop")
+    if in_half:
+        tries.append(f"sum attention in FP32 ({_FLOAT_SUMS})")
     if arguments.quantise_attention:
         tries.append("leave out --quantise-attention")
     return f"{', or '.join(tries)}, or build with --fp16"

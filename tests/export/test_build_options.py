@@ -3,6 +3,7 @@
 import pytest
 
 from export.build_options import parse_arguments, public_arguments
+from export.parity_text import suggest_fix
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,13 @@ def test_the_form_of_attention_is_chosen_and_kept(
     assert (arguments.attention, arguments.allow_unfused) == (attention, allows_unfused)
     kept = [*public_arguments(arguments), "--target", *(arguments.target or ["auto"])]
     assert parse_arguments(kept).attention == attention
+
+
+@pytest.mark.parametrize("precision", ["--fp16", "--bf16", "--int8", "--fp8"])
+def test_sums_in_half_that_fail_are_told_of_wide_ones(precision: str) -> None:
+    told = suggest_fix(parse_arguments([precision, "--attention", "fp16-sums"]))
+    assert told is not None
+    assert "--attention fp32-sums" in told
+    assert precision not in told
+    for form in ([], ["--attention", "unfused"]):
+        assert "--attention" not in (suggest_fix(parse_arguments([precision, *form])) or "")
