@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from export.build_graph import trace_graph
 from export.build_options import parse_arguments
@@ -25,7 +26,9 @@ from export.range_preflight import (
 from export.trace import trace_model
 from export.verify import ParityError
 from segvit.checkpoint import load_checkpoint
-from segvit.model import SegViT
+from segvit.config import find_variant
+from segvit.model import SegViT, build_model
+from segvit.prediction import predict_scores
 from segvit.shipped import shipped_checkpoint
 from tests.graphs import traced_graph
 from tests.rescaled_checkpoints import rescale_model
@@ -140,3 +143,42 @@ def test_headroom_of_the_shipped_model(tmp_path: Path) -> None:
                 "decoder hidden": 14.2, ATTENTION_SUM: 6.7}  # fmt: skip
     assert {kind: found[kind] for kind in expected} == pytest.approx(expected, abs=0.35)
     assert found[ATTENTION_BOUND] == pytest.approx(6.1, abs=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), [("vit_b_ade20k", 64), ("dinov2_b_ade20k", 56)])
+def test_headroom_is_what_pytorch_computes(name: str, side: int, tmp_path: Path) -> None:
+    """Whole models, on images of a few patches: every kind against PyTorch's own float32 values."""
+    torch.manual_seed(0)
+    model = build_model(find_variant(name))
+    images = random_images(2, side, side)
+    largest: dict[str, float] = {}
+
+    def watch(kind: str, module: torch.nn.Module) -> None:
+        def keep(_module: object, _inputs: object, output: object) -> None:
+            tokens = (
+                output[0] if isinstance(output, tuple) else output
+            )  # a block gives its grid too
+            largest[kind] = max(largest.get(kind, 0.0), float(tokens.abs().max()))
+
+        module.register_forward_hook(keep)
+
+    for block in model.backbone.blocks:
+        watch("residual", block)
+        watch("MLP hidden", block.mlp.fc1)
+    for layer in (module for stage in model.decode_head.stages for module in stage):
+        watch("decoder hidden", layer.linear1)
+    for projection in model.decode_head.projections:
+        watch("head projection", projection.linear)
+    predict_scores(model, images)
+    graph = trace_model(DeployModel(model, (side, side), "labels", 1), (side, side), 1)
+    for graph_pass in deploy_passes("fp16"):
+        graph_pass(graph)
+    ir.save(graph, tmp_path / "model.onnx", external_data="weights")
+    ranges = measure_ranges(tmp_path / "model.onnx", images, 1)
+    found = {r.kind: r.headroom_bits for r in summarize_ranges(ranges)}
+    expected = {kind: np.log2(65504 / value) for kind, value in largest.items()}
+    assert len(expected) == 4
+    # Rounding to 11 bits, and residuals between a block's two halves, which PyTorch does not show.
+    assert {kind: found[kind] for kind in expected} == pytest.approx(expected, abs=0.3)
+    assert found[ATTENTION_BOUND] < found[ATTENTION_SUM] + 1e-3
