@@ -306,10 +306,14 @@ def _find_hidden(graph: Graph) -> list[str]:
 def _count_float_sums(plan: bytes, fused: int) -> int | None:
     """Return how many fused attentions sum in FP32; None where the plan does not tell of each."""
     sums = read_attention_sums(plan)
-    # A plan for several generations of GPUs holds each attention once a generation.
-    if sums is None or not fused or len(sums) % fused:
+    if sums is None or not fused:
         return None
-    return sum(found.is_float32 for found in sums) * fused // len(sums)
+    # A plan for several generations of GPUs holds each attention once a generation.
+    if len(sums) % fused == 0:
+        return sum(found.is_float32 for found in sums) * fused // len(sums)
+    # It tells of some attentions alone: of FP16 sums one is enough to know that not all are FP32.
+    halves = sum(not found.is_float32 for found in sums)
+    return max(0, fused - halves) if halves else None
 
 
 def _match_attentions(fused: Mapping[str, str], graph: Graph) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from engines.arrays import Images
 from engines.runtime import Runtime, infer_all
+from export.class_parity import find_lost_class
 from export.manifest import Manifest, ManifestError, read_verified
 from export.verify import GATES, ParityError
 
@@ -36,7 +38,8 @@ class SelfTest:
     """Shares of pixels labelled as the reference labels them, an image and in all.
 
     `gate` is the least that the precision has to reach; None of random weights, whose labels are
-    near-ties that any rounding turns.
+    near-ties that any rounding turns. `lost_class` has pixels enough for a gate in the reference's
+    labels, and none in the engine's.
     """
 
     target: str
@@ -44,6 +47,7 @@ class SelfTest:
     images: tuple[float, ...]
     agreement: float
     gate: float | None
+    lost_class: str | None = None
 
 
 def read_golden(folder: str | Path, manifest: Manifest) -> Golden:
@@ -91,12 +95,14 @@ def run_self_test(
         )
     step = runtime.batch[1]
     shares: list[float] = []
+    found: list[npt.NDArray[Any]] = []
     with tqdm(total=len(golden.images), unit="image", leave=False, disable=not progress) as bar:
         for start in range(0, len(golden.images), step):
             output = infer_all(runtime, golden.images[start : start + step])
             labels = output if output.ndim == 3 else output.argmax(axis=1)
             equal = labels == golden.labels[start : start + step]  # (B, H, W)
             shares += equal.mean(axis=(1, 2)).tolist()
+            found.append(labels)
             bar.update(len(equal))
     return SelfTest(
         target=runtime.target,
@@ -104,15 +110,33 @@ def run_self_test(
         images=tuple(shares),
         agreement=float(np.mean(shares)),
         gate=None if manifest.model.random_weights else GATES[manifest.precision].pixel_agreement,
+        lost_class=find_lost_class(
+            golden.labels, np.concatenate(found), manifest.classes, _share_pixels(golden, manifest)
+        ),
     )
 
 
+def _share_pixels(golden: Golden, manifest: Manifest) -> npt.NDArray[np.float64]:
+    """Return the share of each image's pixels that are independent, as the build counted them."""
+    parity, (count, *size) = manifest.parity, golden.labels.shape
+    share = 1.0
+    if parity is not None and parity.independent_pixels is not None:
+        share = min(1.0, parity.independent_pixels / (parity.images * size[0] * size[1]))
+    return np.full(count, share)
+
+
 def check_self_test(result: SelfTest) -> None:
-    """Accept a result that reaches its gate.
+    """Accept a result that reaches its gate and keeps something of every class.
 
     Raises:
         ParityError: if it does not.
     """
+    if result.gate is not None and result.lost_class is not None:
+        raise ParityError(
+            f"target '{result.target}' loses class '{result.lost_class}' whole: the reference's "
+            "labels have it, none of its pixels is left; use another --target on this machine, and "
+            "please report it"
+        )
     if result.gate is not None and not result.agreement >= result.gate:
         raise ParityError(
             f"target '{result.target}' gives {result.agreement:.5f} of the reference's labels in "

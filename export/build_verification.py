@@ -17,7 +17,7 @@ from export.build_ranges import preflight_ranges
 from export.build_worst_case import try_worst_case
 from export.cells import list_cells
 from export.check_images import CheckImages
-from export.class_parity import LEAST_PIXELS
+from export.class_parity import find_lost_class
 from export.manifest import Manifest, hash_file
 from export.parity_text import NO_TRUTH, describe_report, record_report, suggest_fix
 from export.reference import Reference
@@ -203,22 +203,9 @@ def _check_classes(
     shares: NDArray[np.floating] | None,
 ) -> None:
     """Raise ParityError where a runtime loses a class whole, whichever labels it is held to."""
-    lost = [_find_lost_class(labels, found, names, shares) for labels in sources]
+    lost = [find_lost_class(labels, found, names, shares) for labels in sources]
     if all(lost):
         raise ParityError(
             f"target '{target}' loses class '{lost[0]}' whole: no pixel of it is left in "
             f"{len(found)} images; leave it out of --target, and please report this machine"
         )
-
-
-def _find_lost_class(
-    labels: Labels, found: Labels, names: Sequence[str], shares: NDArray[np.floating] | None
-) -> str | None:
-    """Return a class with pixels enough for a gate in `labels` of which `found` keeps none."""
-    weights = np.ones(len(labels)) if shares is None else shares
-    for index, name in enumerate(names):
-        holds = labels == index  # (n, H, W)
-        pixels = round(float(holds.sum(axis=(1, 2)) @ weights))
-        if pixels >= LEAST_PIXELS and not (found[holds] == index).any():
-            return name
-    return None

@@ -170,6 +170,29 @@ class ParityTally:
         )
 
 
+def find_lost_class(
+    labels: Labels,
+    found: Labels,
+    names: Sequence[str],
+    shares: NDArray[np.floating] | None = None,
+) -> str | None:
+    """Return a class with pixels enough for a gate in `labels` of which `found` keeps none.
+
+    Args:
+        labels: `(n, H, W)`.
+        found: `(n, H, W)`.
+        names: one a class.
+        shares: `(n,)`, of each image's pixels that are independent; None takes all of them.
+    """
+    weights = np.ones(len(labels)) if shares is None else shares
+    for index, name in enumerate(names):
+        holds = labels == index  # (n, H, W)
+        pixels = round(float(holds.sum(axis=(1, 2)) @ weights))
+        if pixels >= LEAST_PIXELS and not (found[holds] == index).any():
+            return name
+    return None
+
+
 def _bound(drawn: Floats, images: int) -> Interval | None:
     """Return the interval of a class that enough images hold."""
     return find_interval(drawn) if images >= FEWEST_IMAGES else None

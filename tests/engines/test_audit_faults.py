@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,17 @@ def test_sums_of_several_generations_and_of_bfloat16_are_read(segmenter: Writer)
     assert "attention sums: not known" in audit_kernels(
         engine.kernels, read_graph(path), None, b"a plan that does not tell"
     ).describe()  # fmt: skip
+
+
+def test_one_sum_in_half_precision_is_enough_where_the_plan_tells_of_some(
+    segmenter: Writer,
+) -> None:
+    engine, path = build(segmenter()), segmenter(float_sums=True)
+    first, second, third = re.findall(rb"Kernel_traits_v2[^>]*?_traits,[^>]*?_traits", engine.plan)
+    audit = audit_kernels(engine.kernels, read_graph(path), None, first + second)
+    assert (len({first, second, third}), audit.float_sums) == (1, 1)
+    with pytest.raises(AuditError, match="sums in FP32 were asked of 3 fused attentions, but only"):
+        check_audit(audit, "fp16")
 
 
 def test_an_audit_is_made_of_an_engines_files_alone(segmenter: Writer) -> None:

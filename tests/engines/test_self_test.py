@@ -71,6 +71,7 @@ def test_json_holds_every_figure(folder: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == {
         "artifact": str(folder), "target": "ort", "precision": "fp32",
         "images": [1.0, 1.0, 1.0], "agreement": 1.0, "gate": 0.9999,
+        "lost_class": None,
     }  # fmt: skip
 
 
@@ -86,6 +87,22 @@ def test_labels_below_the_gate_fail(
     assert printed.err.splitlines()[-1].startswith(
         "error: target 'ort' gives 0.99740 of the reference's labels in fp32, the gate is 0.9999;"
     )
+
+
+@pytest.mark.parametrize(("pixels", "code"), [(29, 0), (30, 1)])
+def test_a_class_that_is_lost_whole_fails(
+    folder: Path, images: np.ndarray, pixels: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.9976 of the labels are right, which any INT8 engine may have; a class is gone."""
+    labels = label(folder, images)
+    manifest = Manifest.read(folder)
+    absent = next(k for k in range(len(manifest.classes)) if k not in labels)
+    labels[2].flat[:pixels] = absent
+    replace(manifest, precision="int8").write(folder)
+    write_golden(folder, pack(images=images, labels=labels))
+    assert run("--artifact", folder) == code
+    message = f"error: target 'ort' loses class '{manifest.classes[absent]}' whole"
+    assert (message in capsys.readouterr().err) == bool(code)
 
 
 def test_random_weights_are_not_gated(
