@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.audit import AuditError
 from engines.build_targets import TargetBuilds, build_targets
 from engines.devices import AUTO_PROVIDER, Device, parse_device
 from engines.fused_tail_plugin import is_fused_tail
 from engines.kernels import parse_inspector
+from engines.known_wrong import KnownWrongError
 from engines.runtime import find_entry, verify_onnx_file
 from engines.target import (
     AUTO,
@@ -58,6 +60,7 @@ def fit_artifact(
         ImportError: if the engine is one with `--fused-tail` and Triton is not installed.
         EngineBuildError: if the builder refuses.
         AuditError: if the engine is not what the artifact's precision asks for.
+        KnownWrongError: if this compiler is known to compute it wrong on this GPU.
     """
     folder, chosen = Path(artifact), parse_device(device)
     manifest = Manifest.read(folder, digest)
@@ -78,9 +81,14 @@ def fit_artifact(
         # What was accepted of the engines that are there is accepted of this one.
         unfused = any(entry.audit and entry.audit.unfused for entry in manifest.targets)
         unaudited = any(entry.audit and entry.audit.unaudited for entry in manifest.targets)
-        add_engines(
-            folder, manifest, (candidate,), options, unfused, progress, report, unaudited
-        )  # fmt: skip
+        try:
+            add_engines(
+                folder, manifest, (candidate,), options, unfused, progress, report, unaudited
+            )
+        except (AuditError, KnownWrongError) as error:
+            # Their advice names options of the command that builds engines, which this is not.
+            command = f"python -m engines.build --artifact {folder} --target {candidate}"
+            raise type(error)(f"{error} (options of {command})") from error
         return candidate
     return None
 

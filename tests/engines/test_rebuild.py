@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engines import rebuild, trt_runtime
+from engines.audit import AuditError
 from engines.rebuild import fit_artifact
 from engines.runtime import find_entry, open_runtime
 from engines.segment import main
@@ -144,3 +145,20 @@ def test_the_command_rebuilds_and_goes_on(
     assert "holds no openvino engine, only ort; build it: python -m engines.build" in printed.err
     assert printed.out.count("rebuilding: ") == 1
     assert (tmp_path / "out" / "a.labels.png").is_file()
+
+
+@pytest.mark.trt_rtx
+def test_a_refused_rebuild_names_the_command_whose_options_help(
+    artifact: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is FP32 and its manifest says FP16, which the audit refuses."""
+    reason = missing_reason(Target.TRT_RTX)
+    if reason is not None:
+        pytest.skip(reason)
+    folder = artifact(precision="fp32")
+    replace(Manifest.read(folder), precision="fp16").write(folder)
+    monkeypatch.setattr(rebuild, "cannot_run_reason", lambda target: None)
+    monkeypatch.setattr(rebuild, "own_compute_capability", lambda device: "SM89")
+    with pytest.raises(AuditError, match="options of python -m engines.build --artifact .*rtx"):
+        fit_artifact(folder, "trt-rtx")
+    assert not (folder / "engines.json").exists()
