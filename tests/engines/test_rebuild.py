@@ -159,6 +159,7 @@ def test_a_refused_rebuild_names_the_command_whose_options_help(
     replace(Manifest.read(folder), precision="fp16").write(folder)
     monkeypatch.setattr(rebuild, "cannot_run_reason", lambda target: None)
     monkeypatch.setattr(rebuild, "own_compute_capability", lambda device: "SM89")
-    with pytest.raises(AuditError, match="options of python -m engines.build --artifact .*rtx"):
+    monkeypatch.setattr(trt_runtime, "own_compute_capability", lambda device: "SM89")
+    with pytest.raises(AuditError, match=r"options of python -m engines\.build --artifact .*rtx"):
         fit_artifact(folder, "trt-rtx")
     assert not (folder / "engines.json").exists()
