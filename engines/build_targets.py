@@ -102,7 +102,7 @@ def build_targets(
         AuditError: if an engine is not what was asked for.
     """
     onnx_path, folder = Path(onnx_path), Path(folder)
-    _check_capabilities(precision, options)
+    check_capabilities(precision, options.compute_capabilities)
     if options.fused_tail:
         check_fused_tail(targets)
         find_tail(onnx_path)
@@ -257,11 +257,14 @@ def _group_capabilities(target: Target, options: BuildOptions) -> list[tuple[str
     return [group for group in (turing, ampere) if group]
 
 
-def _check_capabilities(precision: str, options: BuildOptions) -> None:
-    """Refuse GPUs without the precision, before anything is built."""
-    names = [name.upper() for name in options.compute_capabilities]
-    lacking = [name for name in names if precision == "fp8" and _number(name) < _OLDEST_FP8]
-    if lacking:
+def check_capabilities(precision: str, names: Sequence[str]) -> None:
+    """Refuse GPUs that no compiler knows or that lack the precision, before anything is built.
+
+    Raises:
+        ValueError: naming them.
+    """
+    lacking = [name for name in map(str.upper, names) if _number(name) < _OLDEST_FP8]
+    if lacking and precision == "fp8":
         raise ValueError(
             f"compute capability {', '.join(lacking)} has no FP8: expected SM{_OLDEST_FP8} or "
             "later; leave it out, or build with --int8"
