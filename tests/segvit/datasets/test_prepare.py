@@ -332,7 +332,9 @@ def test_without_scipy_the_extra_is_named(coco: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(ModuleNotFoundError) as caught:
         prepare("coco_stuff10k", "--root", coco)
-    assert "install the extra that brings it" in describe_error(caught.value)
+    assert describe_error(caught.value) == (
+        "scipy is not installed; install it with: pip install 'segvit-deploy[prepare]'"
+    )
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
