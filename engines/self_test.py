@@ -131,15 +131,15 @@ def check_self_test(result: SelfTest) -> None:
     Raises:
         ParityError: if it does not.
     """
-    if result.gate is not None and result.lost_class is not None:
-        raise ParityError(
-            f"target '{result.target}' loses class '{result.lost_class}' whole: the reference's "
-            "labels have it, none of its pixels is left; use another --target on this machine, and "
-            "please report it"
-        )
     if result.gate is not None and not result.agreement >= result.gate:
         raise ParityError(
             f"target '{result.target}' gives {result.agreement:.5f} of the reference's labels in "
             f"{result.precision}, the gate is {result.gate}; use another --target on this machine, "
             "and please report it"
+        )
+    if result.gate is not None and result.lost_class is not None:
+        raise ParityError(
+            f"target '{result.target}' loses class '{result.lost_class}' whole: the reference's "
+            "labels have it, none of its pixels is left; use another --target on this machine, and "
+            "please report it"
         )
